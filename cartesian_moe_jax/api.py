@@ -1,0 +1,107 @@
+"""The public face: load a run, ask it for logits, text or perplexity."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from cartesian_moe_jax.config import Config
+from cartesian_moe_jax.data.tokenizers import Tokenizer, build_tokenizer
+from cartesian_moe_jax.errors import UserError
+from cartesian_moe_jax.evaluation.generation import generate_tokens, make_sampler
+from cartesian_moe_jax.models.language_model import LanguageModel
+from cartesian_moe_jax.models.parameters import named_parameters, with_parameters
+from cartesian_moe_jax.moe.cartesian import CartesianProductLayer
+from cartesian_moe_jax.moe.routing import RoutingStats
+from cartesian_moe_jax.moe.sublayer import SubLayerShape
+from cartesian_moe_jax.parallel.mesh import replicated, single_device_mesh
+from cartesian_moe_jax.runs.checkpoints import Checkpoints
+from cartesian_moe_jax.runs.directory import RunDirectory
+
+__all__ = [
+    "CartesianProductLayer",
+    "Config",
+    "LanguageModel",
+    "RoutingStats",
+    "SubLayerShape",
+    "TrainedModel",
+    "UserError",
+    "load",
+]
+
+
+class TrainedModel:
+    """A trained language model with its tokenizer and config, on one device."""
+
+    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, config: Config, step: int):
+        self.model, self.tokenizer, self.config, self.step = model, tokenizer, config, step
+        self._logits = jax.jit(lambda model, tokens: model(tokens)[0])
+        self._sampler = make_sampler(config.data.seq_len, tokenizer.vocab_size)
+
+    def logits(
+        self, tokens: Int[Array, "batch seq"] | Int[np.ndarray, "batch seq"]
+    ) -> Float[Array, "batch seq vocab"]:
+        """Return float32 logits of the token that follows each position. Compiles per shape.
+
+        Raises UserError if a token id is not in the model's vocabulary.
+        """
+        tokens = np.asarray(tokens)
+        vocab_size = self.config.model.vocab_size
+        if tokens.size and not (0 <= tokens.min() and tokens.max() < vocab_size):
+            wrong = tokens[(tokens < 0) | (tokens >= vocab_size)][0]
+            raise UserError(f"token id {wrong} is not allowed: 0 to {vocab_size - 1}")
+        return self._logits(self.model, jnp.asarray(tokens, jnp.int32))
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        max_new_tokens: int = 64,
+        temperature: float = 0.8,
+        seed: int = 0,
+    ) -> str:
+        """Return ``prompt`` (text or token ids) and what the model writes after it.
+
+        Stops at an end-of-text token. ``temperature=0`` takes the most likely token each time.
+        Raises UserError for a negative temperature or length.
+        """
+        if temperature < 0 or max_new_tokens < 0:
+            raise UserError(
+                f"temperature={temperature}, max_new_tokens={max_new_tokens}: at least 0 wanted"
+            )
+        given = self.tokenizer.encode(prompt).tolist() if isinstance(prompt, str) else list(prompt)
+        tokens = generate_tokens(
+            self._sampler,
+            self.model,
+            [self.tokenizer.end_of_text, *given],
+            max_new_tokens,
+            window=self.config.data.seq_len,
+            temperature=temperature,
+            seed=seed,
+            end_of_text=self.tokenizer.end_of_text,
+        )
+        return self.tokenizer.decode([*given, *tokens])
+
+
+def load(workdir: str | Path, step: int | None = None) -> TrainedModel:
+    """Load the newest checkpoint of a run (or that of ``step``) onto one device.
+
+    Raises UserError if ``workdir`` holds no run, the run has no such checkpoint, or it does not
+    fit the run's config.
+    """
+    run = RunDirectory.of_existing(Path(workdir))
+    config = run.config()
+    skeleton = nnx.eval_shape(lambda: LanguageModel(config.model, rngs=nnx.Rngs(params=0)))
+    where = replicated(single_device_mesh())
+    wanted = {
+        name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=where)
+        for name, value in named_parameters(skeleton).items()
+    }
+    with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
+        step = checkpoints.choose(step)
+        items, _ = checkpoints.restore(step, {"parameters": wanted})
+    tokenizer = build_tokenizer(run.read_json("tokenizer.json"))
+    return TrainedModel(with_parameters(skeleton, items["parameters"]), tokenizer, config, step)

@@ -1,0 +1,222 @@
+"""The configuration, and its manual: every field with its meaning, unit, default and check.
+
+A preset in configs/ overrides these defaults; ``--config.model.d_model=256`` overrides a preset.
+"Ours" marks what the CartesianMoE paper (arXiv 2410.16077) leaves open.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from cartesian_moe_jax.errors import UserError
+from cartesian_moe_jax.settings import (
+    above,
+    at_least,
+    between,
+    from_dict,
+    mesh_size,
+    one_of,
+    section,
+    setting,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class MoEConfig:
+    """Which layers are mixtures of experts, and what each of them is made of."""
+
+    first_layer: int = setting(0, "Layers before this one are dense.", at_least(0))
+    interval: int = setting(
+        2, "From first_layer on, every interval-th layer is MoE; 0: none is.", at_least(0)
+    )
+    offset: int = setting(
+        0, "The first MoE layer is first_layer + offset (below interval).", at_least(0)
+    )
+    sublayers: int = setting(
+        2, "MoE sub-layers in sequence; the paper has 2, and 1 is a plain MoE layer.", at_least(1)
+    )
+    num_experts: int = setting(16, "E, routed sub-experts in each sub-layer.", at_least(1))
+    top_k: int = setting(2, "k, sub-experts that each token uses in each sub-layer.", at_least(1))
+    d_expert: int = setting(
+        1536, "Hidden width of one sub-expert; the paper has d_ff / 2.", at_least(1)
+    )
+    shared_expert: bool = setting(
+        True, "A shared expert of width d_expert in each sub-layer, mixed by a learned coefficient."
+    )
+    balance_loss: float = setting(
+        0.01, "Coefficient of the load-balance loss, summed over sub-layers (ours).", at_least(0)
+    )
+    z_loss: float = setting(
+        0.0, "Coefficient of the router z-loss, summed over sub-layers (ours).", at_least(0)
+    )
+    backend: str = setting(
+        "auto", "Kernel of the experts: auto, tiled, or reference (slow: a dense loop)."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The decoder. The defaults are the paper's Base model (842M parameters, 247M active)."""
+
+    d_model: int = setting(768, "Width of the residual stream.", at_least(2))
+    num_layers: int = setting(12, "Transformer layers.", at_least(1))
+    num_heads: int = setting(12, "Attention heads; must divide d_model evenly.", at_least(1))
+    d_ff: int = setting(3072, "Hidden width of the dense feed-forward layers.", at_least(1))
+    activation: str = setting(
+        "swiglu", "Of all feed-forwards: swiglu, geglu, reglu (gated), gelu, relu (plain)."
+    )
+    vocab_size: int = setting(
+        0, "Rows of embedding and head; 0: the tokenizer's, padded to 128.", at_least(0)
+    )
+    rms_norm_eps: float = setting(1e-5, "Added to the mean square in RMSNorm.", above(0))
+    rope_base: float = setting(10_000.0, "Base of the rotary position angles.", above(1))
+    init_std: float = setting(0.01, "Standard deviation of all initial weights.", above(0))
+    compute_dtype: str = setting(
+        "auto",
+        "Of activations and matmuls: auto is bfloat16 on accelerators, float32 on CPU.",
+        one_of("auto", "float32", "bfloat16"),
+    )
+    remat: str = setting(
+        "none", "What the backward pass recomputes: none, dots (all but matmuls), full (all)."
+    )
+    loss_chunk: int = setting(
+        512, "Positions per sequence whose logits exist at once in the loss.", at_least(1)
+    )
+    moe: MoEConfig = section(MoEConfig, "The mixture-of-experts layers.")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What is trained on."""
+
+    corpus: str = setting(
+        "python_stdlib",
+        "python_stdlib, text:PATTERN (files, folders, globs, comma-separated), or tfds:DIR.",
+    )
+    tokenizer: str = setting("bytes", "How text becomes tokens: bytes.")
+    seq_len: int = setting(1024, "Tokens of a training sequence.", at_least(2))
+    validation_share: float = setting(
+        0.05, "Share of the documents held out, chosen by a hash of their names.", between(0.001, 0.5)
+    )
+    cache_dir: str = setting(
+        "", "Where packed tokens are kept; empty: ~/.cache/cartesian_moe_jax.", resumable=True
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with warm-up and cosine decay, as the authors' earlier trainer sets it."""
+
+    name: str = setting("adamw", "adamw, or sgd (no momentum, no decay: for tests).")
+    learning_rate: float = setting(3e-4, "Peak learning rate.", above(0))
+    final_learning_rate: float = setting(
+        0.0, "At the last step, as a share of the peak.", between(0, 1)
+    )
+    warmup_steps: int = setting(1000, "Steps of linear warm-up from 0.", at_least(0))
+    beta1: float = setting(0.9, "Decay of the gradient's mean.", between(0, 1))
+    beta2: float = setting(0.95, "Decay of the gradient's square.", between(0, 1))
+    eps: float = setting(1e-8, "Added to the root of the squared gradient's mean.", above(0))
+    weight_decay: float = setting(
+        0.1, "Decoupled decay, on all but biases and the norms inside layers.", at_least(0)
+    )
+    clip_norm: float = setting(1.0, "Largest global gradient norm; 0: no clipping.", at_least(0))
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """The run."""
+
+    steps: int = setting(100_000, "Optimizer steps.", at_least(1))
+    batch_size: int = setting(1024, "Sequences per optimizer step, on all devices.", at_least(1))
+    accumulate: int = setting(
+        1, "Microbatches whose gradients are averaged in one step.", at_least(1)
+    )
+    seed: int = setting(0, "Of initial weights and data order.", between(0, 2**32 - 1))
+    log_every: int = setting(10, "Steps between records of metrics.", at_least(1), resumable=True)
+    checkpoint_every: int = setting(
+        1000, "Steps between checkpoints; the last step has one.", at_least(1), resumable=True
+    )
+    keep_checkpoints: int = setting(2, "Newest checkpoints kept.", at_least(1), resumable=True)
+    compilation_cache: str = setting(
+        "", "Folder of compiled programs; empty: ~/.cache/cartesian_moe_jax/xla.", resumable=True
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """Validation while training and at its end, and the sample at the end."""
+
+    every: int = setting(
+        0, "Steps between validations; 0: only at the end.", at_least(0), resumable=True
+    )
+    batch_size: int = setting(0, "Sequences; 0: one microbatch.", at_least(0), resumable=True)
+    max_tokens: int = setting(
+        0, "Validation tokens used, from the start; 0: all.", at_least(0), resumable=True
+    )
+    prompt: str = setting("def ", "Start of the text sample.", resumable=True)
+    sample_tokens: int = setting(160, "Length of the text sample.", at_least(0), resumable=True)
+    temperature: float = setting(
+        0.8, "Of the text sample; 0: most likely.", at_least(0), resumable=True
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelConfig:
+    """The device mesh, and how parameters and tokens lie on it."""
+
+    layout: str = setting(
+        "data",
+        "data (all replicated), fsdp (parameters split), expert (experts split).",
+        resumable=True,
+    )
+    data: int = setting(-1, "Devices on the data axis.", mesh_size(), resumable=True)
+    fsdp: int = setting(1, "Devices on the fsdp axis.", mesh_size(), resumable=True)
+    expert: int = setting(1, "Devices on the expert axis.", mesh_size(), resumable=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One experiment."""
+
+    model: ModelConfig = section(ModelConfig, "The decoder.")
+    data: DataConfig = section(DataConfig, "What is trained on.")
+    optimizer: OptimizerConfig = section(OptimizerConfig, "How the weights move.")
+    training: TrainingConfig = section(TrainingConfig, "The run.")
+    evaluation: EvaluationConfig = section(EvaluationConfig, "Validation and sample.")
+    parallel: ParallelConfig = section(ParallelConfig, "Mesh and layout.")
+
+
+def read(values: Mapping[str, Any]) -> Config:
+    """Build and check a Config from nested dicts; raises UserError with one line."""
+    config = from_dict(Config, values)
+    for holds, line in _relations(config):
+        if not holds:
+            raise UserError(line)
+    return config
+
+
+def _relations(c: Config) -> list[tuple[bool, str]]:
+    """List what must hold between fields, each with the line that says so when it does not."""
+    m, moe, t = c.model, c.model.moe, c.training
+    return [
+        (
+            moe.top_k <= moe.num_experts,
+            f"config.model.moe.top_k={moe.top_k} is not allowed: at most "
+            f"config.model.moe.num_experts={moe.num_experts}",
+        ),
+        (
+            moe.offset < max(moe.interval, 1),
+            f"config.model.moe.offset={moe.offset} is not allowed: below "
+            f"config.model.moe.interval={moe.interval}",
+        ),
+        (
+            m.d_model % (2 * m.num_heads) == 0,
+            f"config.model.num_heads={m.num_heads} is not allowed: config.model.d_model="
+            f"{m.d_model} must be an even multiple of it (rotary positions turn pairs)",
+        ),
+        (
+            t.batch_size % t.accumulate == 0,
+            f"config.training.batch_size={t.batch_size} is not allowed: a multiple of "
+            f"config.training.accumulate={t.accumulate}",
+        ),
+    ]

@@ -1,0 +1,95 @@
+"""The feed-forward of many experts on rows sorted by expert, and its backends by name."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import jax
+from jaxtyping import Array, Float, Int
+
+from cartesian_moe_jax.kernels.activations import Activation, get_activation
+from cartesian_moe_jax.kernels.reference import reference_feed_forward
+from cartesian_moe_jax.kernels.tiled import tiled_feed_forward
+from cartesian_moe_jax.kernels.weights import FeedForwardWeights
+
+Backend = Callable[
+    [Float[Array, "rows d_model"], Int[Array, "experts"], FeedForwardWeights, Activation],
+    Float[Array, "rows d_model"],
+]
+
+BACKENDS: Mapping[str, Backend] = MappingProxyType(
+    {"reference": reference_feed_forward, "tiled": tiled_feed_forward}
+)
+
+
+def grouped_feed_forward(
+    rows: Float[Array, "rows d_model"],
+    group_sizes: Int[Array, "experts"],
+    weights: FeedForwardWeights,
+    *,
+    activation: str,
+    backend: str = "auto",
+) -> Float[Array, "rows d_model"]:
+    """Runs each expert on its group of rows.
+
+    `rows` are sorted by expert: the first group_sizes[0] rows are those of expert 0, and so on.
+    Groups may be empty. The first sum(group_sizes) <= `rows` rows are live; the rest may hold
+    anything, is ignored, and comes out as zeros with zero gradient.
+
+    The computation is in the dtype of `rows`, float32 or bfloat16; matmuls and the weight
+    gradients accumulate in float32. `weights` may have another dtype, which is that of their
+    gradients. Works inside `jax.shard_map`, on what each device holds.
+
+    Args:
+      rows: the inputs of the experts.
+      group_sizes: number of rows of each expert.
+      weights: the experts' weights; `weights.gate` is None unless the activation is gated.
+      activation: a name in ACTIVATIONS.
+      backend: a name in BACKENDS, or "auto" for the fastest one on the default platform.
+
+    Raises:
+      ValueError: if a name is unknown, or `weights.gate` does not fit the activation.
+    """
+    chosen = get_activation(activation)
+    if chosen.gated != (weights.gate is not None):
+        raise ValueError(
+            f"weights.gate={'None' if weights.gate is None else 'array'}: "
+            f"must be {'an array' if chosen.gated else 'None'} for activation={activation!r}"
+        )
+    run = get_backend(backend)
+    rows, group_sizes, weights = _vary_alike((rows, group_sizes, weights))
+    return run(rows, group_sizes, weights, chosen)
+
+
+def get_backend(name: str) -> Backend:
+    """The backend called `name`. Raises ValueError if there is none."""
+    if name == "auto":
+        name = _best_backend()
+    if name not in BACKENDS:
+        raise ValueError(f"backend={name!r}: must be one of auto, {', '.join(BACKENDS)}")
+    return BACKENDS[name]
+
+
+def _best_backend() -> str:
+    return "tiled"
+
+
+def _vary_alike(
+    arrays: tuple[Float[Array, "rows d_model"], Int[Array, "experts"], FeedForwardWeights],
+) -> tuple[Float[Array, "rows d_model"], Int[Array, "experts"], FeedForwardWeights]:
+    """Inside `jax.shard_map`: makes all arrays vary over the mesh axes that any varies over.
+
+    A custom gradient must vary as its argument does; casting first leaves the sum over devices
+    of an argument that they share to the gradient of the cast.
+    """
+    varying = [_varying_axes(leaf) for leaf in jax.tree.leaves(arrays)]
+    axes = frozenset[str]().union(*varying)
+
+    def cast(array: Array) -> Array:
+        missing = tuple(sorted(axes - _varying_axes(array)))
+        return jax.lax.pcast(array, missing, to="varying") if missing else array
+
+    return jax.tree.map(cast, arrays)
+
+
+def _varying_axes(array: Array) -> frozenset[str]:
+    return jax.typeof(array).manual_axis_type.varying

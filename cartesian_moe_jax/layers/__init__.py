@@ -1,0 +1,1 @@
+"""Layers that the mixture of experts and the decoder around it share."""

@@ -1,0 +1,25 @@
+"""One position-wise feed-forward network: a dense layer's, or a shared expert's."""
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from cartesian_moe_jax.kernels.activations import get_activation
+from cartesian_moe_jax.layers.initializers import normal
+
+
+class FeedForward(nnx.Module):
+    """Gated: W_down (act(W_gate x) * (W_up x)); plain: W_down act(W_up x). No biases."""
+
+    def __init__(self, d_model: int, d_ff: int, activation: str, std: float, *, rngs: nnx.Rngs):
+        self.activation = activation
+        if get_activation(activation).gated:
+            self.gate = normal(rngs, (d_model, d_ff), std)
+        self.up = normal(rngs, (d_model, d_ff), std)
+        self.down = normal(rngs, (d_ff, d_model), std)
+
+    def __call__(self, x: Float[Array, "*batch d_model"]) -> Float[Array, "*batch d_model"]:
+        """Compute in x's dtype."""
+        activation = get_activation(self.activation)
+        up = x @ self.up[...].astype(x.dtype)
+        gate = x @ self.gate[...].astype(x.dtype) if activation.gated else None
+        return activation.hidden(gate, up) @ self.down[...].astype(x.dtype)

@@ -1,0 +1,1 @@
+"""The decoder: LLaMA-style, with dense or Cartesian feed-forward layers."""

@@ -1,0 +1,33 @@
+"""Causal multi-head attention with rotary positions, no biases."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from cartesian_moe_jax.layers.initializers import normal
+from cartesian_moe_jax.models.rotary import rotate
+
+
+class Attention(nnx.Module):
+    """softmax(q k^T / sqrt(d_head)) v, with the softmax in float32."""
+
+    def __init__(
+        self, d_model: int, num_heads: int, rope_base: float, std: float, *, rngs: nnx.Rngs
+    ):
+        d_head = d_model // num_heads
+        self.query = normal(rngs, (d_model, num_heads, d_head), std)
+        self.key = normal(rngs, (d_model, num_heads, d_head), std)
+        self.value = normal(rngs, (d_model, num_heads, d_head), std)
+        self.out = normal(rngs, (num_heads, d_head, d_model), std)
+        self.rope_base = rope_base
+
+    def __call__(self, x: Float[Array, "batch seq d_model"]) -> Float[Array, "batch seq d_model"]:
+        """Return what each position reads from itself and those before it."""
+        query, key, value = (
+            jnp.einsum("bsd,dhk->bshk", x, w[...].astype(x.dtype))
+            for w in (self.query, self.key, self.value)
+        )
+        query, key = rotate(query, self.rope_base), rotate(key, self.rope_base)
+        read = jax.nn.dot_product_attention(query, key, value, is_causal=True)
+        return jnp.einsum("bshk,hkd->bsd", read, self.out[...].astype(x.dtype))

@@ -1,0 +1,61 @@
+"""The language model: embedding, layers, final norm, head (paper section 4; LLaMA-style)."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from cartesian_moe_jax.config import ModelConfig
+from cartesian_moe_jax.layers.initializers import normal
+from cartesian_moe_jax.layers.rms_norm import RMSNorm
+from cartesian_moe_jax.models.depth import layer_kinds, segments
+from cartesian_moe_jax.models.segment import Segment
+from cartesian_moe_jax.moe.dispatch import EXCHANGES, Exchange
+from cartesian_moe_jax.moe.routing import RoutingStats
+
+
+def compute_dtype(name: str) -> jnp.dtype:
+    """Resolve ``config.model.compute_dtype``: auto is bfloat16 on accelerators, else float32."""
+    default = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(default if name == "auto" else name)
+
+
+class LanguageModel(nnx.Module):
+    """A causal decoder over ``config.vocab_size`` tokens. Parameters are float32."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        exchange: Exchange = EXCHANGES["local"],
+        rngs: nnx.Rngs,
+    ):
+        self.embedding = normal(rngs, (config.vocab_size, config.d_model), config.init_std)
+        shapes = segments(layer_kinds(config.num_layers, config.moe))
+        self.segments = nnx.List([Segment(s, config, exchange, rngs=rngs) for s in shapes])
+        self.norm = RMSNorm(config.d_model, config.rms_norm_eps)
+        self.head = normal(rngs, (config.d_model, config.vocab_size), config.init_std)
+        self.dtype = compute_dtype(config.compute_dtype)
+
+    def hidden(
+        self, token_ids: Int[Array, "batch seq"]
+    ) -> tuple[Float[Array, "batch seq d_model"], RoutingStats | None]:
+        """Return the normed last hidden state, and statistics [moe_layers, sublayers, ...].
+
+        A model without MoE layers returns None for the statistics.
+        """
+        h = self.embedding[...].astype(self.dtype)[token_ids]
+        all_stats = []
+        for segment in self.segments:
+            h, stats = segment(h, token_ids)
+            all_stats += [] if stats is None else [stats]
+        joined = jax.tree.map(lambda *s: jnp.concatenate(s), *all_stats) if all_stats else None
+        return self.norm(h), joined
+
+    def __call__(
+        self, token_ids: Int[Array, "batch seq"]
+    ) -> tuple[Float[Array, "batch seq vocab"], RoutingStats | None]:
+        """Return float32 logits of the next token at every position, and the statistics."""
+        h, stats = self.hidden(token_ids)
+        head = self.head[...].astype(h.dtype)
+        return jnp.matmul(h, head, preferred_element_type=jnp.float32), stats

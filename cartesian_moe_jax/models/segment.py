@@ -1,0 +1,54 @@
+"""A stack of equal patterns of layers, scanned so that compile time hardly grows with depth."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from cartesian_moe_jax.config import ModelConfig
+from cartesian_moe_jax.errors import lookup
+from cartesian_moe_jax.models.block import Block
+from cartesian_moe_jax.models.depth import SegmentShape
+from cartesian_moe_jax.moe.dispatch import Exchange
+from cartesian_moe_jax.moe.routing import RoutingStats
+
+REMAT: Mapping[str, Callable[[Callable], Callable]] = {
+    "none": lambda body: body,
+    "dots": lambda body: jax.checkpoint(
+        body, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    ),
+    "full": jax.checkpoint,
+}
+"""What the backward pass of one repetition recomputes, by name."""
+
+
+class Segment(nnx.Module):
+    """``shape.repeats`` repetitions of ``shape.pattern``; parameters stacked on a first axis."""
+
+    def __init__(
+        self, shape: SegmentShape, config: ModelConfig, exchange: Exchange, *, rngs: nnx.Rngs
+    ):
+        def stacked(kind: str) -> Block:
+            keys = jax.random.split(rngs.params(), shape.repeats)
+            return jax.vmap(lambda k: Block(kind, config, exchange, rngs=nnx.Rngs(params=k)))(keys)
+
+        self.blocks = nnx.List([stacked(kind) for kind in shape.pattern])
+        self.remat = config.remat
+        lookup(REMAT, config.remat, "config.model.remat")
+
+    def __call__(
+        self, h: Float[Array, "batch seq d_model"], token_ids: Int[Array, "batch seq"]
+    ) -> tuple[Float[Array, "batch seq d_model"], RoutingStats | None]:
+        """Run the layers in order; statistics come stacked [moe_layers, sublayers, ...]."""
+
+        def repetition(h: Float[Array, "batch seq d_model"], blocks: list[Block]):
+            all_stats = []
+            for block in blocks:
+                h, stats = block(h, token_ids)
+                all_stats += [] if stats is None else [stats]
+            return h, jax.tree.map(lambda *s: jnp.stack(s), *all_stats) if all_stats else None
+
+        h, stats = jax.lax.scan(REMAT[self.remat](repetition), h, list(self.blocks))
+        return h, jax.tree.map(lambda s: s.reshape(-1, *s.shape[2:]), stats)

@@ -1,0 +1,1 @@
+"""The Cartesian Product Layer and what it is made of."""

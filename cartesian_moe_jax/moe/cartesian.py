@@ -1,0 +1,48 @@
+"""The Cartesian Product Layer (arXiv 2410.16077, section 3.2)."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from cartesian_moe_jax.layers.rms_norm import RMSNorm
+from cartesian_moe_jax.moe.dispatch import EXCHANGES, Exchange
+from cartesian_moe_jax.moe.routing import RouterContext, RoutingStats
+from cartesian_moe_jax.moe.sublayer import MoESubLayer, SubLayerShape
+
+
+class CartesianProductLayer(nnx.Module):
+    """MoE sub-layers in sequence, each pre-normed and residual.
+
+    With two sub-layers a, b of E sub-experts each, a token's path picks one from either set:
+
+        m = h + MoE_a(RMS(h))
+        z = m + MoE_b(RMS(m))
+
+    so the layer has E x E composed experts, and every one shares its halves with others.
+    """
+
+    def __init__(
+        self,
+        shape: SubLayerShape,
+        num_sublayers: int = 2,
+        *,
+        rms_norm_eps: float = 1e-5,
+        exchange: Exchange = EXCHANGES["local"],
+        rngs: nnx.Rngs,
+    ):
+        self.norms = nnx.List([RMSNorm(shape.d_model, rms_norm_eps) for _ in range(num_sublayers)])
+        self.sublayers = nnx.List(
+            [MoESubLayer(shape, exchange=exchange, rngs=rngs) for _ in range(num_sublayers)]
+        )
+
+    def __call__(
+        self, h: Float[Array, "tokens d_model"], context: RouterContext = RouterContext()
+    ) -> tuple[Float[Array, "tokens d_model"], RoutingStats]:
+        """Return the residual stream behind the layer, and statistics stacked [sublayers, ...]."""
+        all_stats = []
+        for sublayer, norm in zip(self.sublayers, self.norms, strict=True):
+            update, stats = sublayer(norm(h), context)
+            h = h + update
+            all_stats.append(stats)
+        return h, jax.tree.map(lambda *s: jnp.stack(s), *all_stats)

@@ -1,0 +1,55 @@
+"""Choice, dispatch, experts and combine: the token-by-token part of a sub-layer."""
+
+from collections.abc import Callable
+
+import jax
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float
+
+from cartesian_moe_jax.kernels import FeedForwardWeights
+from cartesian_moe_jax.moe.balance import count_choices
+from cartesian_moe_jax.moe.dispatch import Exchange
+from cartesian_moe_jax.moe.experts import FeedForwardExperts
+from cartesian_moe_jax.moe.routing import Routing, Scores
+from cartesian_moe_jax.parallel.mesh import AXES, BATCH, current_mesh
+
+
+def run_routed_experts(
+    x: Float[Array, "tokens d_model"],
+    scores: Scores,
+    choose: Callable[[Scores], Routing],
+    experts: FeedForwardExperts,
+    exchange: Exchange,
+) -> tuple[Float[Array, "tokens d_model"], Float[Array, "experts"]]:
+    """Return each token's weighted sum over its experts, and the load (mean choices per token).
+
+    Runs inside one ``shard_map`` over the mesh in force, on one device too: every device chooses
+    for its own tokens, and the exchange decides which rows its experts see.
+    """
+    total_tokens = x.shape[0]
+
+    def on_each_device(
+        x: Float[Array, "local_tokens d_model"], scores: Scores, weights: FeedForwardWeights
+    ) -> tuple[Float[Array, "local_tokens d_model"], Float[Array, "experts"]]:
+        routing = choose(scores)
+        rows, group_sizes, plan = exchange.dispatch(x, routing, experts.num_experts)
+        weights = _varying_everywhere(weights, exchange.expert_spec)
+        rows = experts.run(rows, group_sizes, weights)
+        load = count_choices(routing.expert_ids, experts.num_experts) / total_tokens
+        return exchange.combine(rows, plan), jax.lax.psum(load, AXES)
+
+    return jax.shard_map(
+        on_each_device,
+        mesh=current_mesh(),
+        in_specs=(BATCH, BATCH, exchange.expert_spec),
+        out_specs=(BATCH, PartitionSpec()),
+    )(x, scores, experts.weights())
+
+
+def _varying_everywhere(weights: FeedForwardWeights, spec: PartitionSpec) -> FeedForwardWeights:
+    """Mark weights split by ``spec`` as varying over all mesh axes.
+
+    The transpose of this sums their gradients over the axes that do not split them.
+    """
+    missing = tuple(axis for axis in AXES if axis not in spec)
+    return jax.tree.map(lambda w: jax.lax.pcast(w, missing, to="varying"), weights)

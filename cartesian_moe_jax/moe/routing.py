@@ -1,0 +1,49 @@
+"""What a router says: to the dispatcher (Routing), to losses and telemetry (RoutingStats)."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+class RouterContext(NamedTuple):
+    """What a router may read beside the token's vector."""
+
+    token_ids: Int[Array, "tokens"] | None = None
+
+
+class Scores(NamedTuple):
+    """A router's scores, float32. They live inside the router: nothing else is this large."""
+
+    logits: Float[Array, "tokens experts"]
+    probabilities: Float[Array, "tokens experts"]
+
+
+class Routing(NamedTuple):
+    """Which experts each token uses. An unused slot has id = number of experts and weight 0."""
+
+    expert_ids: Int[Array, "tokens slots"]
+    weights: Float[Array, "tokens slots"]
+    priority: Float[Array, "tokens slots"]
+
+
+class RoutingStats(NamedTuple):
+    """One sub-layer's routing in a batch, over the tokens of all devices.
+
+    With leading axes (layers, sub-layers) where the statistics of several are stacked.
+    """
+
+    load: Float[Array, "*stack experts"]
+    """f: how often a token chooses each expert, on average; sums to k."""
+    mean_probability: Float[Array, "*stack experts"]
+    """P: the mean router probability of each expert; sums to 1."""
+    balance_loss: Float[Array, "*stack"]
+    z_loss: Float[Array, "*stack"]
+    entropy: Float[Array, "*stack"]
+    """Mean entropy of the router's probabilities, in nats."""
+    dropped: Float[Array, "*stack"]
+    """Share of the chosen (token, expert) pairs that no expert computed."""
+
+    def relative_load(self) -> Float[Array, "*stack experts"]:
+        """Return load / ideal load: 1 everywhere when the experts are used evenly."""
+        return self.load / jnp.mean(self.load, axis=-1, keepdims=True)

@@ -1,0 +1,1 @@
+"""Device meshes, layouts as values, and what chips can do."""

@@ -1,0 +1,12 @@
+"""Compiled programs kept on disk: a second start does not compile again."""
+
+from pathlib import Path
+
+import jax
+
+
+def use_compilation_cache(folder: Path) -> None:
+    """Keep compiled programs in ``folder``; one that cannot be written only costs time."""
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

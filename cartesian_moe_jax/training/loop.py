@@ -1,0 +1,122 @@
+"""Training from a config to a finished run directory, top to bottom."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cartesian_moe_jax.cache import cache_folder
+from cartesian_moe_jax.config import Config
+from cartesian_moe_jax.data.packed import PackedCorpus
+from cartesian_moe_jax.data.packing import prepare
+from cartesian_moe_jax.data.tokenizers import Tokenizer, build_tokenizer
+from cartesian_moe_jax.models.vocabulary import with_vocabulary
+from cartesian_moe_jax.runs.checkpoints import ARRAYS, Checkpoints
+from cartesian_moe_jax.runs.compilation_cache import use_compilation_cache
+from cartesian_moe_jax.runs.directory import RunDirectory
+from cartesian_moe_jax.training.interruption import StopRequest
+from cartesian_moe_jax.training.recorder import Recorder
+from cartesian_moe_jax.training.result import make_result
+from cartesian_moe_jax.training.state import TrainState
+from cartesian_moe_jax.training.trainer import Trainer
+
+
+class Outcome(NamedTuple):
+    """How ``train`` ended."""
+
+    result: dict[str, Any] | None = None
+    """What result.json holds; None if the run was stopped before its end."""
+    was_done: bool = False
+    """The run had ended before."""
+    stopped_at: int | None = None
+    """The step whose checkpoint a stopped run continues from."""
+    signal: int | None = None
+    """The signal that stopped it."""
+
+
+def train(config: Config, workdir: Path) -> Outcome:
+    """Train, or continue, the run in ``workdir`` until its last step, and evaluate it.
+
+    Raises UserError for what the user can mend: the config, the data, the folder, the disk.
+    """
+    tokenizer = build_tokenizer(config.data.tokenizer)
+    config = with_vocabulary(config, tokenizer.vocab_size)
+    writes = jax.process_index() == 0
+    run = RunDirectory.start(workdir, config, write=writes)
+    if run.has("result.json"):
+        return Outcome(run.read_json("result.json"), was_done=True)
+
+    use_compilation_cache(cache_folder(config.training.compilation_cache, "xla"))
+    trainer = Trainer(config, prepare_corpus(config, tokenizer))
+    with (
+        jax.set_mesh(trainer.mesh),
+        StopRequest() as stop,
+        Checkpoints(run.checkpoints, config.training.keep_checkpoints) as checkpoints,
+    ):
+        state, seconds = resume_or_create(trainer, checkpoints)
+        with Recorder(trainer, run, int(state.step), writes=writes) as recorder:
+            state = run_steps(trainer, state, checkpoints, recorder, stop, seconds)
+        if int(state.step) < config.training.steps:
+            return Outcome(stopped_at=int(state.step), signal=stop.signal)
+        checkpoints.wait()
+        seconds += recorder.speed.seconds
+        result = make_result(trainer, state.parameters, recorder.speed, seconds)
+    if writes:
+        run.write_json("result.json", result)
+    return Outcome(result)
+
+
+def prepare_corpus(config: Config, tokenizer: Tokenizer) -> PackedCorpus:
+    """Return the packed corpus, packing it first where the cache does not hold it.
+
+    The first process of a machine packs; the others find its folder when it is complete.
+    """
+    data = config.data
+    return prepare(
+        data.corpus, tokenizer, cache_folder(data.cache_dir, "data"), data.validation_share
+    )
+
+
+def resume_or_create(trainer: Trainer, checkpoints: Checkpoints) -> tuple[TrainState, float]:
+    """Return the state of the newest checkpoint, or a new one, and the seconds trained so far."""
+    newest = checkpoints.newest()
+    if newest is None:
+        return trainer.create_state(), 0.0
+    abstract = {name: getattr(trainer.abstract, name) for name in ARRAYS}
+    items, progress = checkpoints.restore(newest, abstract)
+    step = jax.device_put(jnp.asarray(newest, jnp.int32), trainer.abstract.step.sharding)
+    return TrainState(step, **items), progress["training_seconds"]
+
+
+def run_steps(
+    trainer: Trainer,
+    state: TrainState,
+    checkpoints: Checkpoints,
+    recorder: Recorder,
+    stop: StopRequest,
+    seconds: float,
+) -> TrainState:
+    """Run steps until the last one or a stop request; the state returned has a checkpoint."""
+    config = trainer.config
+    first, last = int(state.step), config.training.steps
+    batches = trainer.training_batches(position=first)
+    for step in range(first + 1, last + 1):
+        state, report = trainer.step(state, trainer.place(next(batches)))
+        recorder.step(step, report)
+        if _is_due(step, config.evaluation.every) and step < last:
+            jax.block_until_ready(state)
+            recorder.speed.pause()
+            recorder.validation(step, trainer.evaluate(state.parameters))
+        stopping = stop.signal is not None
+        if stopping or step == last or _is_due(step, config.training.checkpoint_every):
+            progress = {"training_seconds": seconds + recorder.speed.seconds}
+            checkpoints.save(step, {name: getattr(state, name) for name in ARRAYS}, progress)
+        if stopping:
+            break
+    batches.close()
+    return state
+
+
+def _is_due(step: int, every: int) -> bool:
+    return bool(every) and step % every == 0

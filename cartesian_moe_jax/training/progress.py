@@ -1,0 +1,48 @@
+"""What a run shows while it works."""
+
+import sys
+from collections.abc import Mapping
+
+from tqdm import tqdm
+
+from cartesian_moe_jax.training.metrics import worst_load
+
+
+class Progress:
+    """A bar with step, loss, tokens/s, expert balance and time left; plain lines without a tty."""
+
+    def __init__(self, steps: int, position: int, *, show: bool = True):
+        self._bar = tqdm(
+            total=steps,
+            initial=position,
+            unit="step",
+            disable=not show,
+            file=sys.stderr,
+            mininterval=0.5 if sys.stderr.isatty() else 15.0,
+            dynamic_ncols=True,
+            bar_format="step {n_fmt}/{total_fmt} |{bar:20}| {postfix} left {remaining}",
+        )
+        if show and not sys.stderr.isatty():
+            self._bar.bar_format += "\n"
+
+    def advance(self) -> None:
+        """Count one step."""
+        self._bar.update()
+
+    def show(self, metrics: Mapping[str, float]) -> None:
+        """Show the numbers of the newest record."""
+        parts = [f"loss {metrics['loss']:.3f}"]
+        if "tokens_per_second" in metrics:
+            parts.append(f"{metrics['tokens_per_second']:,.0f} tokens/s")
+        if (load := worst_load(metrics)) is not None:
+            parts.append(f"busiest expert {load:.2f}x even")
+        self._bar.set_postfix_str("  ".join(parts) + " ", refresh=False)
+
+    def line(self, text: str) -> None:
+        """Print a line above the bar."""
+        if not self._bar.disable:
+            self._bar.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._bar.close()

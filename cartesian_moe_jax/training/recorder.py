@@ -1,0 +1,55 @@
+"""What a run says of itself while it trains: the metrics files and the progress bar."""
+
+from typing import Any
+
+from cartesian_moe_jax.evaluation.perplexity import Perplexity
+from cartesian_moe_jax.models.budget import moe_layers
+from cartesian_moe_jax.runs.directory import RunDirectory
+from cartesian_moe_jax.runs.metrics_log import FileMetrics, NoMetrics
+from cartesian_moe_jax.training.metrics import step_metrics
+from cartesian_moe_jax.training.optimizer import learning_rate_schedule
+from cartesian_moe_jax.training.progress import Progress
+from cartesian_moe_jax.training.speed import Speedometer
+from cartesian_moe_jax.training.step import StepReport
+from cartesian_moe_jax.training.trainer import Trainer
+
+
+class Recorder:
+    """A context that records every ``log_every``-th step, the first of a session, and the last."""
+
+    def __init__(self, trainer: Trainer, run: RunDirectory, position: int, *, writes: bool):
+        self._config = trainer.config
+        self._layers = moe_layers(self._config.model)
+        self._rate = learning_rate_schedule(self._config.optimizer, self._config.training.steps)
+        self._log = FileMetrics(run.path, position) if writes else NoMetrics()
+        self._progress = Progress(self._config.training.steps, position, show=writes)
+        self._first = position + 1
+        self.speed = Speedometer(self._config, trainer.abstract.parameters, trainer.mesh.size)
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._progress.close()
+        self._log.close()
+
+    def step(self, step: int, report: StepReport) -> None:
+        """Note that ``step`` was started; where a record is due, wait for its numbers."""
+        self.speed.step()
+        self._progress.advance()
+        training = self._config.training
+        if step % training.log_every and step not in (self._first, training.steps):
+            return
+        metrics = step_metrics(report, self._layers)
+        metrics["learning_rate"] = float(self._rate(step - 1))
+        metrics |= self.speed.read()
+        self._log.write(step, metrics)
+        self._progress.show(metrics)
+
+    def validation(self, step: int, measured: Perplexity) -> None:
+        """Record a validation in the middle of training."""
+        self._log.write(step, {f"validation/{k}": v for k, v in measured.as_dict().items()})
+        self._progress.line(
+            f"step {step}: validation perplexity {measured.perplexity:.3f}, "
+            f"{measured.bits_per_byte:.3f} bits per byte"
+        )

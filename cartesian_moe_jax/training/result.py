@@ -1,0 +1,67 @@
+"""The end of a run: evaluation, baseline, text sample, as one machine-readable result."""
+
+import importlib.metadata
+import platform
+from typing import Any
+
+import jax
+
+from cartesian_moe_jax.errors import UserError
+from cartesian_moe_jax.evaluation.ngram import trigram_baseline
+from cartesian_moe_jax.models.budget import (
+    active_parameters,
+    total_parameters,
+    training_flops_per_token,
+)
+from cartesian_moe_jax.training.speed import Speedometer
+from cartesian_moe_jax.training.trainer import Trainer
+
+PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
+
+
+def make_result(
+    trainer: Trainer, parameters: dict[str, jax.Array], speed: Speedometer, seconds: float
+) -> dict[str, Any]:
+    """Evaluate the trained parameters and return the content of result.json."""
+    config = trainer.config
+    facts = trainer.corpus.metadata
+    return {
+        "steps": config.training.steps,
+        "tokens": config.training.steps * config.training.batch_size * config.data.seq_len,
+        "training_seconds": seconds,
+        "tokens_per_second": speed.tokens / speed.seconds if speed.seconds else None,
+        "parameters": total_parameters(parameters),
+        "active_parameters": active_parameters(parameters, config.model),
+        "training_flops_per_token": training_flops_per_token(
+            parameters, config.model, config.data.seq_len
+        ),
+        "validation": trainer.evaluate(parameters).as_dict(),
+        "baseline": _baseline(trainer),
+        "sample": trainer.sample(parameters),
+        "data": {"corpus": facts["corpus"], "content_hash": facts["content_hash"]},
+        "machine": _machine(trainer),
+    }
+
+
+def _baseline(trainer: Trainer) -> dict[str, Any] | None:
+    """Measure a trigram model on the same text; None where the vocabulary is too large for one."""
+    train, validation = (trainer.corpus.split(name) for name in ("train", "validation"))
+    try:
+        measured = trigram_baseline(train, validation)
+    except UserError:
+        return None
+    return {
+        "name": "3-gram of tokens, interpolated Kneser-Ney",
+        "loss": measured.nats_per_token,
+        "bits_per_byte": measured.bits_per_byte,
+    }
+
+
+def _machine(trainer: Trainer) -> dict[str, Any]:
+    return {
+        "devices": trainer.mesh.size,
+        "device_kind": jax.devices()[0].device_kind,
+        "mesh": dict(trainer.mesh.shape),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+    }

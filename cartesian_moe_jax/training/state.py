@@ -1,0 +1,79 @@
+"""All that a training step changes, as one pytree."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from cartesian_moe_jax.config import ModelConfig
+from cartesian_moe_jax.models.language_model import LanguageModel
+from cartesian_moe_jax.models.parameters import named_parameters, parameter_shardings
+from cartesian_moe_jax.moe.dispatch import EXCHANGES
+from cartesian_moe_jax.parallel.layouts import Layout
+from cartesian_moe_jax.parallel.mesh import replicated
+
+
+class TrainState(NamedTuple):
+    """Randomness is not part of it: it derives from the seed and the step."""
+
+    step: Int[Array, ""]
+    parameters: dict[str, Float[Array, "..."]]
+    optimizer: Any
+
+
+def build_model(config: ModelConfig, layout: Layout, seed: int) -> LanguageModel:
+    """Build the model with initial weights; under ``jax.eval_shape``, only its shapes."""
+    exchange = EXCHANGES[layout.exchange]
+    return LanguageModel(config, exchange=exchange, rngs=nnx.Rngs(params=seed))
+
+
+def init_state(
+    config: ModelConfig,
+    layout: Layout,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+) -> TrainState:
+    """Return the state before the first step."""
+    parameters = named_parameters(build_model(config, layout, seed))
+    return TrainState(jnp.zeros((), jnp.int32), parameters, optimizer.init(parameters))
+
+
+def state_shardings(state: TrainState, layout: Layout, mesh: Mesh) -> TrainState:
+    """Return where each leaf of an (abstract) state lies: moments beside their parameter."""
+    by_name = parameter_shardings(state.parameters, layout, mesh)
+
+    def of_leaf(path: tuple[Any, ...], leaf: Any) -> jax.sharding.NamedSharding:
+        name = getattr(path[-1], "key", None) if path else None
+        return by_name.get(name, replicated(mesh))
+
+    return jax.tree_util.tree_map_with_path(of_leaf, state)
+
+
+def abstract_state(
+    config: ModelConfig, layout: Layout, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """Return the state's shapes, dtypes and shardings: what a checkpoint must fit."""
+    shapes = jax.eval_shape(lambda: init_state(config, layout, optimizer, seed=0))
+    shardings = state_shardings(shapes, layout, mesh)
+    return jax.tree.map(
+        lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings
+    )
+
+
+def create_state(
+    config: ModelConfig,
+    layout: Layout,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    seed: int,
+) -> TrainState:
+    """Create the state where it belongs: no device ever holds more than its part."""
+    where = jax.tree.map(lambda s: s.sharding, abstract_state(config, layout, optimizer, mesh))
+    create = jax.jit(
+        lambda: init_state(config, layout, optimizer, seed), out_shardings=where
+    )
+    return create()

@@ -1,0 +1,58 @@
+"""From a command line to a checked Config; what is wrong becomes one line and exit status 2."""
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from cartesian_moe_jax import config as schema
+from cartesian_moe_jax.config import Config
+from cartesian_moe_jax.errors import UserError
+
+WRONG_INPUT = 2
+DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES)
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "A preset, e.g. configs/quickstart.py.")
+
+
+def config() -> Config:
+    """Return the checked config that the flags describe."""
+    if _CONFIG.value is None:
+        raise UserError("--config is missing: name a preset, e.g. --config=configs/quickstart.py")
+    return schema.read(_CONFIG.value.to_dict())
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Parse the command line, call ``main``, and exit with what it returns (None: 0)."""
+    flags.FLAGS.set_default("verbosity", logging.WARNING)
+    app.run(lambda argv: _guarded(main), flags_parser=_parse)
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(list(argv))
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        _fail(str(error).replace("\\n", " ").replace("\n", " ").strip("'\""))
+    if rest[1:]:
+        _fail(f"{rest[1]!r} is not a flag: all arguments are --name=value")
+    return rest
+
+
+def _guarded(main: Callable[[], int | None]) -> None:
+    try:
+        status = main() or 0
+    except UserError as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        _fail(f"{error.filename or 'a file'} cannot be written: {os.strerror(error.errno)}")
+    sys.exit(status)
+
+
+def _fail(line: str) -> None:
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(WRONG_INPUT)

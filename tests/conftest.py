@@ -1,0 +1,28 @@
+"""Eight virtual CPU devices, and shapes checked at run time: both before anything imports jax."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import jax
+import jaxtyping
+import pytest
+
+CHECK_SHAPES = jaxtyping.install_import_hook("cartesian_moe_jax", "beartype.beartype")
+
+
+def pytest_sessionstart(session):
+    if jax.device_count() < 8:
+        raise pytest.UsageError(f"the tests need 8 devices, jax has {jax.device_count()}")
+    cache = os.path.join(os.path.dirname(__file__), os.pardir, ".pytest_cache", "xla")
+    jax.config.update("jax_compilation_cache_dir", os.path.abspath(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def pytest_collection_modifyitems(config, items):
+    if "long" not in config.getoption("-m"):
+        config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker("long")])
+        items[:] = [item for item in items if not item.get_closest_marker("long")]

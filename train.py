@@ -1,0 +1,29 @@
+"""Train, or continue, a run: python train.py --config=configs/quickstart.py --workdir=DIR."""
+
+import signal
+from pathlib import Path
+
+from absl import flags
+
+from cartesian_moe_jax.training.loop import train
+from cartesian_moe_jax.training.summary import summary
+from configs import flags as config_flags
+
+WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
+
+
+def main() -> int:
+    """Train; a run that is stopped says how to go on."""
+    workdir = Path(WORKDIR.value).expanduser()
+    outcome = train(config_flags.config(), workdir)
+    if outcome.result is None:
+        print(f"stopped at step {outcome.stopped_at}: the same command continues {workdir}")
+        return 128 + (outcome.signal or signal.SIGTERM)
+    if outcome.was_done:
+        print(f"{workdir} is done; its result again (remove the folder to train anew):")
+    print(summary(outcome.result, workdir))
+    return 0
+
+
+if __name__ == "__main__":
+    config_flags.run(main)
