@@ -6,19 +6,20 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.data.tokenizers import Tokenizer, build_tokenizer
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.evaluation.generation import generate_tokens, make_sampler
+from cartesian_moe_jax.models.build import abstract_model, abstract_parameters
 from cartesian_moe_jax.models.language_model import LanguageModel
-from cartesian_moe_jax.models.parameters import named_parameters, with_parameters
+from cartesian_moe_jax.models.parameters import with_parameters
 from cartesian_moe_jax.moe.cartesian import CartesianProductLayer
 from cartesian_moe_jax.moe.routing import RoutingStats
 from cartesian_moe_jax.moe.sublayer import SubLayerShape
-from cartesian_moe_jax.parallel.mesh import replicated, single_device_mesh
+from cartesian_moe_jax.parallel.layouts import LAYOUTS
+from cartesian_moe_jax.parallel.mesh import single_device_mesh
 from cartesian_moe_jax.runs.checkpoints import Checkpoints
 from cartesian_moe_jax.runs.directory import RunDirectory
 
@@ -51,7 +52,7 @@ class TrainedModel:
         """
         tokens = np.asarray(tokens)
         vocab_size = self.config.model.vocab_size
-        if tokens.size and not (0 <= tokens.min() and tokens.max() < vocab_size):
+        if tokens.size and not (tokens.min() >= 0 and tokens.max() < vocab_size):
             wrong = tokens[(tokens < 0) | (tokens >= vocab_size)][0]
             raise UserError(f"token id {wrong} is not allowed: 0 to {vocab_size - 1}")
         return self._logits(self.model, jnp.asarray(tokens, jnp.int32))
@@ -94,12 +95,9 @@ def load(workdir: str | Path, step: int | None = None) -> TrainedModel:
     """
     run = RunDirectory.of_existing(Path(workdir))
     config = run.config()
-    skeleton = nnx.eval_shape(lambda: LanguageModel(config.model, rngs=nnx.Rngs(params=0)))
-    where = replicated(single_device_mesh())
-    wanted = {
-        name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=where)
-        for name, value in named_parameters(skeleton).items()
-    }
+    layout, mesh = LAYOUTS["data"], single_device_mesh()
+    skeleton = abstract_model(config.model, layout)
+    wanted = abstract_parameters(skeleton, layout, mesh)
     with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
         step = checkpoints.choose(step)
         items, _ = checkpoints.restore(step, {"parameters": wanted})

@@ -96,7 +96,9 @@ class DataConfig:
     tokenizer: str = setting("bytes", "How text becomes tokens: bytes.")
     seq_len: int = setting(1024, "Tokens of a training sequence.", at_least(2))
     validation_share: float = setting(
-        0.05, "Share of the documents held out, chosen by a hash of their names.", between(0.001, 0.5)
+        0.05,
+        "Share of the documents held out, chosen by a hash of their names.",
+        between(0.001, 0.5),
     )
     cache_dir: str = setting(
         "", "Where packed tokens are kept; empty: ~/.cache/cartesian_moe_jax.", resumable=True

@@ -1,4 +1,4 @@
-"""How the schema in config.py is built: a setting with its meaning and check, and reading a dict."""
+"""How the schema in config.py is built: settings with meaning and check, and reading dicts."""
 
 import dataclasses
 import math

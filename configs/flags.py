@@ -27,7 +27,6 @@ def config() -> Config:
 
 def run(main: Callable[[], int | None]) -> None:
     """Parse the command line, call ``main``, and exit with what it returns (None: 0)."""
-    flags.FLAGS.set_default("verbosity", logging.WARNING)
     app.run(lambda argv: _guarded(main), flags_parser=_parse)
 
 
@@ -42,6 +41,8 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 
 def _guarded(main: Callable[[], int | None]) -> None:
+    if not any("verbosity" in argument for argument in sys.argv[1:]):
+        logging.set_verbosity(logging.WARNING)  # absl's INFO holds pages of Orbax
     try:
         status = main() or 0
     except UserError as error:

@@ -10,9 +10,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from cartesian_moe_jax.models.language_model import LanguageModel
 
 
-def make_sampler(
-    window: int, vocab_size: int, rows: int = 1
-) -> Callable[..., Int[Array, ""]]:
+def make_sampler(window: int, vocab_size: int, rows: int = 1) -> Callable[..., Int[Array, ""]]:
     """Return f(model, tokens [1, window], length, temperature, key) -> the next token.
 
     Only the first ``vocab_size`` tokens can be drawn (the rest of a padded vocabulary means

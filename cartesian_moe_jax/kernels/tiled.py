@@ -140,7 +140,7 @@ def _backward_state(
 ) -> BackwardState:
     expert = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape[1:], jnp.float32), weights)
     leaves, structure = jax.tree.flatten((rows, weights, expert))
-    d_rows, d_weights, d_expert = structure.unflatten(zero_buffers(group_sizes, *leaves))
+    d_rows, d_weights, d_expert = structure.unflatten(zero_buffers(group_sizes, *leaves, salt=8))
     return BackwardState(d_rows, d_weights, ExpertWeights(*d_expert))
 
 

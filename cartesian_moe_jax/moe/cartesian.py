@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from cartesian_moe_jax.layers.rms_norm import RMSNorm
 from cartesian_moe_jax.moe.dispatch import EXCHANGES, Exchange
-from cartesian_moe_jax.moe.routing import RouterContext, RoutingStats
+from cartesian_moe_jax.moe.routing import NO_CONTEXT, RouterContext, RoutingStats
 from cartesian_moe_jax.moe.sublayer import MoESubLayer, SubLayerShape
 
 
@@ -37,7 +37,7 @@ class CartesianProductLayer(nnx.Module):
         )
 
     def __call__(
-        self, h: Float[Array, "tokens d_model"], context: RouterContext = RouterContext()
+        self, h: Float[Array, "tokens d_model"], context: RouterContext = NO_CONTEXT
     ) -> tuple[Float[Array, "tokens d_model"], RoutingStats]:
         """Return the residual stream behind the layer, and statistics stacked [sublayers, ...]."""
         all_stats = []

@@ -12,6 +12,10 @@ class RouterContext(NamedTuple):
     token_ids: Int[Array, "tokens"] | None = None
 
 
+NO_CONTEXT = RouterContext()
+"""For layers used on their own."""
+
+
 class Scores(NamedTuple):
     """A router's scores, float32. They live inside the router: nothing else is this large."""
 

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from cartesian_moe_jax.cache import cache_folder
 from cartesian_moe_jax.config import Config
@@ -49,6 +48,8 @@ def train(config: Config, workdir: Path) -> Outcome:
 
     use_compilation_cache(cache_folder(config.training.compilation_cache, "xla"))
     trainer = Trainer(config, prepare_corpus(config, tokenizer))
+    if writes:
+        run.write_json("tokenizer.json", tokenizer.description())
     with (
         jax.set_mesh(trainer.mesh),
         StopRequest() as stop,
@@ -83,10 +84,7 @@ def resume_or_create(trainer: Trainer, checkpoints: Checkpoints) -> tuple[TrainS
     newest = checkpoints.newest()
     if newest is None:
         return trainer.create_state(), 0.0
-    abstract = {name: getattr(trainer.abstract, name) for name in ARRAYS}
-    items, progress = checkpoints.restore(newest, abstract)
-    step = jax.device_put(jnp.asarray(newest, jnp.int32), trainer.abstract.step.sharding)
-    return TrainState(step, **items), progress["training_seconds"]
+    return trainer.restore_state(checkpoints, newest)
 
 
 def run_steps(
@@ -100,14 +98,14 @@ def run_steps(
     """Run steps until the last one or a stop request; the state returned has a checkpoint."""
     config = trainer.config
     first, last = int(state.step), config.training.steps
-    batches = trainer.training_batches(position=first)
+    batches = trainer.batches(position=first)
     for step in range(first + 1, last + 1):
         state, report = trainer.step(state, trainer.place(next(batches)))
         recorder.step(step, report)
         if _is_due(step, config.evaluation.every) and step < last:
             jax.block_until_ready(state)
             recorder.speed.pause()
-            recorder.validation(step, trainer.evaluate(state.parameters))
+            recorder.validation(step, trainer.evaluator.perplexity(state.parameters))
         stopping = stop.signal is not None
         if stopping or step == last or _is_due(step, config.training.checkpoint_every):
             progress = {"training_seconds": seconds + recorder.speed.seconds}

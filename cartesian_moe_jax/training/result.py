@@ -35,9 +35,9 @@ def make_result(
         "training_flops_per_token": training_flops_per_token(
             parameters, config.model, config.data.seq_len
         ),
-        "validation": trainer.evaluate(parameters).as_dict(),
+        "validation": trainer.evaluator.perplexity(parameters).as_dict(),
         "baseline": _baseline(trainer),
-        "sample": trainer.sample(parameters),
+        "sample": trainer.evaluator.sample(parameters),
         "data": {"corpus": facts["corpus"], "content_hash": facts["content_hash"]},
         "machine": _machine(trainer),
     }

@@ -5,14 +5,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from cartesian_moe_jax.config import ModelConfig
-from cartesian_moe_jax.models.language_model import LanguageModel
+from cartesian_moe_jax.models.build import build_model
 from cartesian_moe_jax.models.parameters import named_parameters, parameter_shardings
-from cartesian_moe_jax.moe.dispatch import EXCHANGES
 from cartesian_moe_jax.parallel.layouts import Layout
 from cartesian_moe_jax.parallel.mesh import replicated
 
@@ -23,12 +21,6 @@ class TrainState(NamedTuple):
     step: Int[Array, ""]
     parameters: dict[str, Float[Array, "..."]]
     optimizer: Any
-
-
-def build_model(config: ModelConfig, layout: Layout, seed: int) -> LanguageModel:
-    """Build the model with initial weights; under ``jax.eval_shape``, only its shapes."""
-    exchange = EXCHANGES[layout.exchange]
-    return LanguageModel(config, exchange=exchange, rngs=nnx.Rngs(params=seed))
 
 
 def init_state(
@@ -73,7 +65,5 @@ def create_state(
 ) -> TrainState:
     """Create the state where it belongs: no device ever holds more than its part."""
     where = jax.tree.map(lambda s: s.sharding, abstract_state(config, layout, optimizer, mesh))
-    create = jax.jit(
-        lambda: init_state(config, layout, optimizer, seed), out_shardings=where
-    )
+    create = jax.jit(lambda: init_state(config, layout, optimizer, seed), out_shardings=where)
     return create()

@@ -78,9 +78,7 @@ def _weighted_sum_backward(residuals, d_out):
     token = order // position.shape[1]
     row_weights = weights.reshape(-1)[order].astype(jnp.float32)
     d_rows = (row_weights[:, None] * d_out[token].astype(jnp.float32)).astype(rows.dtype)
-    d_row_weights = jnp.sum(
-        rows.astype(jnp.float32) * d_out[token].astype(jnp.float32), axis=-1
-    )
+    d_row_weights = jnp.sum(rows.astype(jnp.float32) * d_out[token].astype(jnp.float32), axis=-1)
     return d_rows, d_row_weights[position].astype(weights.dtype), None, None
 
 

@@ -1,0 +1,45 @@
+# make quickstart   install, train a small CartesianMoE on real text, show the result
+# make test         install what the tests need, and run them
+# make test-long    the tests that take minutes too
+# make lint         formatting and lints
+# make bench-layer  experts and whole layer against their dense twins
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKDIR ?= runs/quickstart
+RUN = $(VENV)/bin/python
+
+.PHONY: quickstart test test-long lint format bench-layer clean
+
+quickstart: $(VENV)/.installed
+	$(RUN) train.py --config=configs/quickstart.py --workdir=$(WORKDIR)
+
+test: $(VENV)/.installed-dev
+	$(RUN) -m pytest
+
+test-long: $(VENV)/.installed-dev
+	$(RUN) -m pytest -m "long or not long"
+
+lint: $(VENV)/.installed-dev
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+
+format: $(VENV)/.installed-dev
+	$(RUN) -m ruff format .
+	$(RUN) -m ruff check --fix .
+
+bench-layer: $(VENV)/.installed
+	$(RUN) -m benchmarks.layer
+
+$(VENV)/.installed: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .ruff_cache

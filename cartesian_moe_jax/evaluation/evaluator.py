@@ -1,0 +1,76 @@
+"""What evaluates a model on a mesh: perplexity on the validation split, and a text sample."""
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Shaped
+
+from cartesian_moe_jax.config import Config
+from cartesian_moe_jax.data.loader import evaluation_batches
+from cartesian_moe_jax.data.packed import PackedCorpus
+from cartesian_moe_jax.evaluation.generation import generate_tokens, make_sampler
+from cartesian_moe_jax.evaluation.perplexity import (
+    Parameters,
+    Perplexity,
+    make_evaluation_step,
+    measure_perplexity,
+)
+from cartesian_moe_jax.models.build import abstract_model
+from cartesian_moe_jax.models.parameters import with_parameters
+from cartesian_moe_jax.parallel.layouts import Layout
+from cartesian_moe_jax.parallel.mesh import batch_sharding
+
+
+class Evaluator:
+    """Evaluates parameters that lie on ``mesh``. Use it inside ``jax.set_mesh(mesh)``."""
+
+    def __init__(self, config: Config, corpus: PackedCorpus, mesh: Mesh, layout: Layout):
+        self.config, self.corpus, self.mesh = config, corpus, mesh
+        self.skeleton = abstract_model(config.model, layout)
+        self._step = jax.jit(make_evaluation_step(self.skeleton, config.model))
+
+    def place(self, rows: Shaped[np.ndarray, "batch ..."]) -> jax.Array:
+        """Make one global array of every process's rows."""
+        return jax.make_array_from_process_local_data(batch_sharding(self.mesh), rows)
+
+    def batch_size(self) -> int:
+        """Return the sequences of one batch: as configured, rounded up to the devices."""
+        training = self.config.training
+        wanted = self.config.evaluation.batch_size or training.batch_size // training.accumulate
+        return -(-wanted // self.mesh.size) * self.mesh.size
+
+    def perplexity(self, parameters: Parameters) -> Perplexity:
+        """Measure perplexity on the validation split (its first ``max_tokens``)."""
+        split = self.corpus.split("validation")
+        batches = evaluation_batches(
+            split,
+            self.config.data.seq_len,
+            self.batch_size(),
+            jax.process_index(),
+            jax.process_count(),
+        )
+        return measure_perplexity(
+            self._step,
+            parameters,
+            batches,
+            self.place,
+            bytes_per_token=split.num_bytes / (len(split) - 1),
+            max_tokens=self.config.evaluation.max_tokens,
+        )
+
+    def sample(self, parameters: Parameters) -> str:
+        """Return the prompt of the config and what the model writes after it."""
+        asked, tokenizer = self.config.evaluation, self.corpus.tokenizer
+        window = self.config.data.seq_len
+        prompt = [tokenizer.end_of_text, *tokenizer.encode(asked.prompt).tolist()]
+        tokens = generate_tokens(
+            make_sampler(window, tokenizer.vocab_size, rows=self.mesh.size),
+            with_parameters(self.skeleton, parameters),
+            prompt,
+            asked.sample_tokens,
+            window=window,
+            temperature=asked.temperature,
+            seed=self.config.training.seed,
+            end_of_text=tokenizer.end_of_text,
+        )
+        return asked.prompt + tokenizer.decode(tokens)

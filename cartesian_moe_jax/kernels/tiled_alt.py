@@ -1,0 +1,201 @@
+"""Grouped feed-forward by tiles: plain XLA, dropless, in memory independent of the experts."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from cartesian_moe_jax.kernels.activations import Activation
+from cartesian_moe_jax.kernels.buffers import zero_buffers
+from cartesian_moe_jax.kernels.tiles_alt import Tile, Tiling
+from cartesian_moe_jax.kernels.weights import FeedForwardWeights
+
+
+class PreActivation(NamedTuple):
+    """What enters the activation; kept, so that the backward pass need not compute it again."""
+
+    gate: Float[Array, "rows d_expert"] | None
+    up: Float[Array, "rows d_expert"]
+
+
+class ForwardState(NamedTuple):
+    """What the forward loops carry; `pre` is None where no backward pass will follow."""
+
+    output: Float[Array, "rows d_model"]
+    pre: PreActivation | None
+
+
+class ExpertWeights(NamedTuple):
+    """The weights of one expert, or their gradients."""
+
+    gate: Float[Array, "d_model d_expert"] | None
+    up: Float[Array, "d_model d_expert"]
+    down: Float[Array, "d_expert d_model"]
+
+
+class BackwardState(NamedTuple):
+    """What the backward loops carry: gradients, and one expert's while its tiles are summed."""
+
+    rows: Float[Array, "rows d_model"]
+    weights: FeedForwardWeights
+    expert: ExpertWeights
+
+
+class Residuals(NamedTuple):
+    """What the forward pass leaves for the backward pass."""
+
+    rows: Float[Array, "rows d_model"]
+    group_sizes: Int[Array, "experts"]
+    weights: FeedForwardWeights
+    pre: PreActivation
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def tiled_feed_forward(
+    rows: Float[Array, "rows d_model"],
+    group_sizes: Int[Array, "experts"],
+    weights: FeedForwardWeights,
+    activation: Activation,
+) -> Float[Array, "rows d_model"]:
+    """See `grouped_feed_forward`; here all arrays must vary over the same mesh axes.
+
+    A loop over the experts that have rows, around loops over their tiles. The trip counts are
+    dynamic, so the time follows the live rows.
+    """
+    (output,) = zero_buffers(group_sizes, rows)
+    state = ForwardState(output, None)
+    return _run_forward(rows, group_sizes, weights, activation, state).output
+
+
+def _forward(
+    rows: Float[Array, "rows d_model"],
+    group_sizes: Int[Array, "experts"],
+    weights: FeedForwardWeights,
+    activation: Activation,
+) -> tuple[Float[Array, "rows d_model"], Residuals]:
+    like = jax.ShapeDtypeStruct((rows.shape[0] + 512, weights.up.shape[2]), rows.dtype)
+    output, gate, up = zero_buffers(group_sizes, rows, like, like)
+    pre = PreActivation(gate if activation.gated else None, up)
+    state = _run_forward(rows, group_sizes, weights, activation, ForwardState(output, pre))
+    return state.output, Residuals(rows, group_sizes, weights, state.pre)
+
+
+def _run_forward(
+    rows: Float[Array, "rows d_model"],
+    group_sizes: Int[Array, "experts"],
+    weights: FeedForwardWeights,
+    activation: Activation,
+    state: ForwardState,
+) -> ForwardState:
+    tiling = Tiling.of(group_sizes, rows.shape[0])
+
+    def run_expert(index: Int[Array, ""], state: ForwardState) -> ForwardState:
+        expert = _take_expert(weights, index, rows.dtype)
+
+        def run_tile(tile: Tile, state: ForwardState) -> ForwardState:
+            pre = _pre_activation(tile.load(rows), expert)
+            hidden = activation.hidden(pre.gate, pre.up).astype(rows.dtype)
+            output = tile.store(state.output, _dot(hidden, expert.down))
+            kept = None if state.pre is None else jax.tree.map(lambda a, v: jax.lax.dynamic_update_slice_in_dim(a, v.astype(a.dtype), tile.start, 0), state.pre, pre)
+            return ForwardState(output, kept)
+
+        return tiling.for_each_tile(index, run_tile, state)
+
+    return tiling.for_each_expert(run_expert, state)
+
+
+def _backward(
+    activation: Activation, residuals: Residuals, d_output: Float[Array, "rows d_model"]
+) -> tuple[Float[Array, "rows d_model"], None, FeedForwardWeights]:
+    rows, group_sizes, weights, pre = residuals
+    tiling = Tiling.of(group_sizes, rows.shape[0])
+
+    def run_expert(index: Int[Array, ""], state: BackwardState) -> BackwardState:
+        expert = _take_expert(weights, index, rows.dtype)
+
+        def run_tile(tile: Tile, state: BackwardState) -> BackwardState:
+            tile_pre = jax.tree.map(tile.load, pre)
+            x, d_y = tile.load(rows), tile.load(d_output)
+            d_x, d_expert = _tile_gradients(x, tile_pre, d_y, expert, activation)
+            if not tile.opens:
+                d_expert = jax.tree.map(jnp.add, state.expert, d_expert)
+            return BackwardState(tile.store(state.rows, d_x), state.weights, d_expert)
+
+        state = tiling.for_each_tile(index, run_tile, state)
+        return state._replace(weights=_put_expert(state.weights, state.expert, index))
+
+    state = tiling.for_each_expert(run_expert, _backward_state(rows, group_sizes, weights))
+    return state.rows, None, state.weights
+
+
+tiled_feed_forward.defvjp(_forward, _backward)
+
+
+def _backward_state(
+    rows: Float[Array, "rows d_model"],
+    group_sizes: Int[Array, "experts"],
+    weights: FeedForwardWeights,
+) -> BackwardState:
+    expert = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape[1:], jnp.float32), weights)
+    leaves, structure = jax.tree.flatten((rows, weights, expert))
+    d_rows, d_weights, d_expert = structure.unflatten(zero_buffers(group_sizes, *leaves, salt=8))
+    return BackwardState(d_rows, d_weights, ExpertWeights(*d_expert))
+
+
+def _tile_gradients(
+    x: Float[Array, "height d_model"],
+    pre: PreActivation,
+    d_y: Float[Array, "height d_model"],
+    expert: ExpertWeights,
+    activation: Activation,
+) -> tuple[Float[Array, "height d_model"], ExpertWeights]:
+    pre = jax.tree.map(lambda array: array.astype(jnp.float32), pre)
+    hidden, pull = jax.vjp(activation.hidden, *pre)
+    hidden, d_pre = jax.tree.map(
+        lambda array: array.astype(x.dtype),
+        (hidden, PreActivation(*pull(_dot_nt(d_y, expert.down)))),
+    )
+    d_x = _dot_nt(d_pre.up, expert.up)
+    if d_pre.gate is not None:
+        d_x += _dot_nt(d_pre.gate, expert.gate)
+    d_gate = None if d_pre.gate is None else _dot_tn(x, d_pre.gate)
+    return d_x, ExpertWeights(d_gate, _dot_tn(x, d_pre.up), _dot_tn(hidden, d_y))
+
+
+def _pre_activation(x: Float[Array, "height d_model"], expert: ExpertWeights) -> PreActivation:
+    gate = None if expert.gate is None else _dot(x, expert.gate)
+    return PreActivation(gate, _dot(x, expert.up))
+
+
+def _take_expert(
+    weights: FeedForwardWeights, index: Int[Array, ""], dtype: jnp.dtype
+) -> ExpertWeights:
+    def take(weight: Float[Array, "experts i o"]) -> Float[Array, "i o"]:
+        return jax.lax.dynamic_index_in_dim(weight, index, keepdims=False).astype(dtype)
+
+    return ExpertWeights(*(None if weight is None else take(weight) for weight in weights))
+
+
+def _put_expert(
+    weights: FeedForwardWeights, expert: ExpertWeights, index: Int[Array, ""]
+) -> FeedForwardWeights:
+    def put(
+        weight: Float[Array, "experts i o"], slice_: Float[Array, "i o"]
+    ) -> Float[Array, "experts i o"]:
+        return jax.lax.dynamic_update_index_in_dim(weight, slice_.astype(weight.dtype), index, 0)
+
+    return jax.tree.map(put, weights, FeedForwardWeights(*expert))
+
+
+def _contract(
+    a: Float[Array, "..."], b: Float[Array, "..."], axis_a: int, axis_b: int
+) -> Float[Array, "..."]:
+    dims = (((axis_a,), (axis_b,)), ((), ()))
+    return jax.lax.dot_general(a, b, dims, preferred_element_type=jnp.float32)
+
+
+_dot = functools.partial(_contract, axis_a=1, axis_b=0)
+_dot_nt = functools.partial(_contract, axis_a=1, axis_b=1)
+_dot_tn = functools.partial(_contract, axis_a=0, axis_b=0)

@@ -1,0 +1,40 @@
+"""A model from its config and layout, and the shapes of one that is not there yet."""
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+
+from cartesian_moe_jax.config import ModelConfig
+from cartesian_moe_jax.errors import lookup
+from cartesian_moe_jax.models.language_model import LanguageModel
+from cartesian_moe_jax.models.parameters import named_parameters, parameter_shardings
+from cartesian_moe_jax.moe.dispatch import EXCHANGES
+from cartesian_moe_jax.parallel.layouts import LAYOUTS, Layout
+
+
+def layout_named(name: str) -> Layout:
+    """Return the layout that ``config.parallel.layout`` names."""
+    return lookup(LAYOUTS, name, "config.parallel.layout")
+
+
+def build_model(config: ModelConfig, layout: Layout, seed: int) -> LanguageModel:
+    """Build a model with initial weights."""
+    exchange = EXCHANGES[layout.exchange]
+    return LanguageModel(config, exchange=exchange, rngs=nnx.Rngs(params=seed))
+
+
+def abstract_model(config: ModelConfig, layout: Layout) -> LanguageModel:
+    """Return the model's structure, with shapes in place of weights."""
+    return jax.eval_shape(lambda: build_model(config, layout, seed=0))
+
+
+def abstract_parameters(
+    skeleton: LanguageModel, layout: Layout, mesh: Mesh
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return each parameter's shape, dtype and place on the mesh: what a checkpoint must fit."""
+    shapes = named_parameters(skeleton)
+    where = parameter_shardings(shapes, layout, mesh)
+    return {
+        name: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=where[name])
+        for name, shape in shapes.items()
+    }
