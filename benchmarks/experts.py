@@ -8,29 +8,33 @@ kernel maps memory in small pages, that is much of the difference at many expert
 `GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m benchmarks.experts`.
 """
 
+import argparse
+import dataclasses
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags
 from jaxtyping import Array, Float, Int
 
 from benchmarks.timing import Case, Timing, compile_case, format_table, time_cases
-from cartesian_moe_jax.kernels import FeedForwardWeights, grouped_feed_forward
-
-_TOKENS = flags.DEFINE_integer("tokens", 4096, "Tokens.", lower_bound=1)
-_D_MODEL = flags.DEFINE_integer("d_model", 512, "Width of the model.", lower_bound=1)
-_SLOTS = flags.DEFINE_integer("slots", 2, "Experts per token.", lower_bound=1)
-_D_EXPERT = flags.DEFINE_multi_integer("d_expert", [512, 1024], "Hidden width of an expert.")
-_EXPERTS = flags.DEFINE_multi_integer("experts", [16, 64], "Number of experts.")
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of rows and weights.")
-_BACKEND = flags.DEFINE_string("backend", "tiled", "Backend of the grouped feed-forward.")
-_ROUNDS = flags.DEFINE_integer("rounds", 15, "Rounds that count.", lower_bound=1)
-_JSON = flags.DEFINE_string("json", None, "Where to write the measurements, if anywhere.")
+from cartesian_moe_jax.kernels import BACKENDS, FeedForwardWeights, grouped_feed_forward
 
 HEADER = ("computation", "ms", "quartiles", "ratio", "temporary MB", "compile s")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What the measurements of one run have in common."""
+
+    tokens: int
+    slots: int
+    d_model: int
+    dtype: str
+    backend: str
+    rounds: int
 
 
 def dense_feed_forward(
@@ -51,7 +55,7 @@ def random_group_sizes(key: Array, tokens: int, slots: int, experts: int) -> Int
 
 
 def make_arguments(
-    experts: int, d_expert: int
+    setting: Setting, experts: int, d_expert: int
 ) -> tuple[
     Float[Array, "rows d_model"],
     Int[Array, "experts"],
@@ -60,8 +64,8 @@ def make_arguments(
 ]:
     """Rows, group sizes, weights, and a cotangent of the output."""
     keys = jax.random.split(jax.random.key(0), 6)
-    d_model, dtype = _D_MODEL.value, jnp.dtype(_DTYPE.value)
-    rows_shape = (_TOKENS.value * _SLOTS.value, d_model)
+    d_model, dtype = setting.d_model, jnp.dtype(setting.dtype)
+    rows_shape = (setting.tokens * setting.slots, d_model)
     rows, cotangent = (jax.random.normal(key, rows_shape, dtype) for key in keys[:2])
     shapes = ((d_model, d_expert), (d_model, d_expert), (d_expert, d_model))
     weights = FeedForwardWeights(
@@ -70,33 +74,41 @@ def make_arguments(
             for key, shape in zip(keys[2:5], shapes, strict=True)
         )
     )
-    sizes = random_group_sizes(keys[5], _TOKENS.value, min(_SLOTS.value, experts), experts)
+    sizes = random_group_sizes(keys[5], setting.tokens, setting.slots, experts)
     return rows, sizes, weights, cotangent
 
 
-def make_case(name: str, forward: Callable, experts: int, d_expert: int, backward: bool) -> Case:
-    """The forward pass, or with `backward` also the gradients of rows and of all weights."""
-    *arguments, cotangent = make_arguments(experts, d_expert)
+def forward_and_backward(
+    forward: Callable[..., Float[Array, "rows d_model"]],
+    rows: Float[Array, "rows d_model"],
+    group_sizes: Int[Array, "experts"],
+    weights: FeedForwardWeights,
+    cotangent: Float[Array, "rows d_model"],
+) -> Any:
+    """The output and the gradients of rows and of all weights."""
+    output, pull = jax.vjp(lambda r, w: forward(r, group_sizes, w), rows, weights)
+    return output, pull(cotangent)
 
-    def forward_and_backward(rows, group_sizes, weights, cotangent):
-        output, pull = jax.vjp(lambda r, w: forward(r, group_sizes, w), rows, weights)
-        return output, pull(cotangent)
 
-    if backward:
-        return compile_case(name, forward_and_backward, *arguments, cotangent)
-    return compile_case(name, forward, *arguments)
-
-
-def measure(d_expert: int, backward: bool) -> list[Timing]:
+def measure(
+    setting: Setting, d_expert: int, expert_counts: list[int], backward: bool
+) -> list[Timing]:
     """The dense twin, then the grouped feed-forward at each number of experts."""
-    grouped = functools.partial(grouped_feed_forward, activation="swiglu", backend=_BACKEND.value)
-    passes = "forward+backward" if backward else "forward"
-    label = f"{passes}, d_expert={d_expert}"
-    cases = [make_case(f"{label}, dense twin", dense_feed_forward, 1, d_expert, backward)]
-    for experts in _EXPERTS.value:
-        name = f"{label}, {experts} experts"
-        cases.append(make_case(name, grouped, experts, d_expert, backward))
-    return time_cases(cases, _ROUNDS.value)
+    label = f"{'forward+backward' if backward else 'forward'}, d_expert={d_expert}"
+    grouped = functools.partial(grouped_feed_forward, activation="swiglu", backend=setting.backend)
+
+    def case(name: str, forward: Callable, experts: int) -> Case:
+        rows, sizes, weights, cotangent = make_arguments(setting, experts, d_expert)
+        if forward is dense_feed_forward:
+            weights = jax.tree.map(lambda weight: weight[:1], weights)
+        if backward:
+            run = functools.partial(forward_and_backward, forward)
+            return compile_case(f"{label}, {name}", run, rows, sizes, weights, cotangent)
+        return compile_case(f"{label}, {name}", forward, rows, sizes, weights)
+
+    twin = case("dense twin", dense_feed_forward, setting.slots)
+    cases = [case(f"{experts} experts", grouped, experts) for experts in expert_counts]
+    return time_cases([twin, *cases], setting.rounds)
 
 
 def table_row(timing: Timing, twin: Timing) -> tuple[str, ...]:
@@ -111,33 +123,45 @@ def table_row(timing: Timing, twin: Timing) -> tuple[str, ...]:
     )
 
 
-def main(argv: Sequence[str]) -> None:
+def parse_arguments() -> argparse.Namespace:
+    """The command line; the defaults are the shapes that the project reports."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--slots", type=int, default=2, help="experts per token")
+    parser.add_argument("--d_model", type=int, default=512)
+    parser.add_argument("--d_expert", type=int, nargs="+", default=[512, 1024])
+    parser.add_argument("--experts", type=int, nargs="+", default=[16, 64])
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--backend", choices=["auto", *BACKENDS], default="tiled")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", help="file to write the measurements to")
+    arguments = parser.parse_args()
+    if min(arguments.experts) < arguments.slots:
+        parser.error(f"experts={min(arguments.experts)}: must be at least slots={arguments.slots}")
+    return arguments
+
+
+def main() -> None:
     """Measures, prints one table, and writes the JSON file if asked to."""
-    if len(argv) > 1:
-        raise app.UsageError(f"arguments={argv[1:]}: only flags are allowed")
+    arguments = parse_arguments()
+    fields = [field.name for field in dataclasses.fields(Setting)]
+    setting = Setting(**{name: getattr(arguments, name) for name in fields})
     rows, records = [], []
-    for d_expert in _D_EXPERT.value:
+    for d_expert in arguments.d_expert:
         for backward in (False, True):
-            timings = measure(d_expert, backward)
+            timings = measure(setting, d_expert, arguments.experts, backward)
             rows += [table_row(timing, timings[0]) for timing in timings]
             records += [
-                t.record() | {"ratio_to_dense_twin": t.median / timings[0].median} for t in timings
+                timing.record() | {"ratio_to_dense_twin": timing.median / timings[0].median}
+                for timing in timings
             ]
     print(format_table(HEADER, rows))
-    if _JSON.value:
-        with open(_JSON.value, "w") as file:
-            json.dump({"setting": setting(), "measurements": records}, file, indent=2)
-
-
-def setting() -> dict[str, str | int]:
-    """What the measurements have in common."""
-    common = (_TOKENS, _SLOTS, _D_MODEL, _DTYPE, _BACKEND)
-    device = jax.devices()[0]
-    return {flag.name: flag.value for flag in common} | {
-        "device": device.device_kind,
-        "jax": jax.__version__,
-    }
+    if arguments.json:
+        device = {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
+        with open(arguments.json, "w") as file:
+            setting_record = dataclasses.asdict(setting) | device
+            json.dump({"setting": setting_record, "measurements": records}, file, indent=2)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

@@ -7,7 +7,7 @@ from typing import TypeVar
 Value = TypeVar("Value")
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """Wrong input. The message is one line that names the field, the value and what is allowed.
 
     The entry points print it without a traceback and exit with status 2.

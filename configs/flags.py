@@ -22,7 +22,13 @@ def config() -> Config:
     """Return the checked config that the flags describe."""
     if _CONFIG.value is None:
         raise UserError("--config is missing: name a preset, e.g. --config=configs/quickstart.py")
-    return schema.read(_CONFIG.value.to_dict())
+    try:
+        values = _CONFIG.value.to_dict()
+    except OSError as error:
+        name = config_flags.get_config_filename(flags.FLAGS["config"])
+        reason = _one_line(error).split(";")[-1].strip()
+        raise UserError(f"--config={name} cannot be read: {reason}") from error
+    return schema.read(values)
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -33,8 +39,10 @@ def run(main: Callable[[], int | None]) -> None:
 def _parse(argv: Sequence[str]) -> list[str]:
     try:
         rest = flags.FLAGS(list(argv))
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        _fail(str(error).replace("\\n", " ").replace("\n", " ").strip("'\""))
+    except (AttributeError, KeyError) as error:
+        _fail(f"a config field is unknown: {_one_line(error)}")
+    except (flags.Error, TypeError, ValueError, OSError) as error:
+        _fail(_one_line(error))
     if rest[1:]:
         _fail(f"{rest[1]!r} is not a flag: all arguments are --name=value")
     return rest
@@ -42,7 +50,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 def _guarded(main: Callable[[], int | None]) -> None:
     if not any("verbosity" in argument for argument in sys.argv[1:]):
-        logging.set_verbosity(logging.WARNING)  # absl's INFO holds pages of Orbax
+        logging.set_verbosity(logging.ERROR)  # or Orbax writes pages
     try:
         status = main() or 0
     except UserError as error:
@@ -52,6 +60,11 @@ def _guarded(main: Callable[[], int | None]) -> None:
             raise
         _fail(f"{error.filename or 'a file'} cannot be written: {os.strerror(error.errno)}")
     sys.exit(status)
+
+
+def _one_line(error: Exception) -> str:
+    """Return the message without the quotes and line ends that ml_collections puts around it."""
+    return str(error).replace("\\n", "; ").replace("\\", "").replace("'", "").replace("\n", "; ")
 
 
 def _fail(line: str) -> None:

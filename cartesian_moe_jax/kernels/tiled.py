@@ -153,15 +153,13 @@ def _tile_gradients(
 ) -> tuple[Float[Array, "height d_model"], ExpertWeights]:
     pre = jax.tree.map(lambda array: array.astype(jnp.float32), pre)
     hidden, pull = jax.vjp(activation.hidden, *pre)
-    hidden, d_pre = jax.tree.map(
-        lambda array: array.astype(x.dtype),
-        (hidden, PreActivation(*pull(_dot_nt(d_y, expert.down)))),
-    )
-    d_x = _dot_nt(d_pre.up, expert.up)
-    if d_pre.gate is not None:
-        d_x += _dot_nt(d_pre.gate, expert.gate)
-    d_gate = None if d_pre.gate is None else _dot_tn(x, d_pre.gate)
-    return d_x, ExpertWeights(d_gate, _dot_tn(x, d_pre.up), _dot_tn(hidden, d_y))
+    d_pre = pull(_dot_nt(d_y, expert.down))
+    hidden, (d_gate, d_up) = jax.tree.map(lambda a: a.astype(x.dtype), (hidden, d_pre))
+    d_x = _dot_nt(d_up, expert.up)
+    if d_gate is None:
+        return d_x, ExpertWeights(None, _dot_tn(x, d_up), _dot_tn(hidden, d_y))
+    d_x += _dot_nt(d_gate, expert.gate)
+    return d_x, ExpertWeights(_dot_tn(x, d_gate), _dot_tn(x, d_up), _dot_tn(hidden, d_y))
 
 
 def _pre_activation(x: Float[Array, "height d_model"], expert: ExpertWeights) -> PreActivation:
@@ -172,7 +170,7 @@ def _pre_activation(x: Float[Array, "height d_model"], expert: ExpertWeights) ->
 def _take_expert(
     weights: FeedForwardWeights, index: Int[Array, ""], dtype: jnp.dtype
 ) -> ExpertWeights:
-    def take(weight: Float[Array, "experts i o"]) -> Float[Array, "i o"]:
+    def take(weight: Float[Array, "experts d_in d_out"]) -> Float[Array, "d_in d_out"]:
         return jax.lax.dynamic_index_in_dim(weight, index, keepdims=False).astype(dtype)
 
     return ExpertWeights(*(None if weight is None else take(weight) for weight in weights))
@@ -182,8 +180,8 @@ def _put_expert(
     weights: FeedForwardWeights, expert: ExpertWeights, index: Int[Array, ""]
 ) -> FeedForwardWeights:
     def put(
-        weight: Float[Array, "experts i o"], slice_: Float[Array, "i o"]
-    ) -> Float[Array, "experts i o"]:
+        weight: Float[Array, "experts d_in d_out"], slice_: Float[Array, "d_in d_out"]
+    ) -> Float[Array, "experts d_in d_out"]:
         return jax.lax.dynamic_update_index_in_dim(weight, slice_.astype(weight.dtype), index, 0)
 
     return jax.tree.map(put, weights, FeedForwardWeights(*expert))
@@ -196,6 +194,7 @@ def _contract(
     return jax.lax.dot_general(a, b, dims, preferred_element_type=jnp.float32)
 
 
+# The letters say which operand enters transposed.
 _dot = functools.partial(_contract, axis_a=1, axis_b=0)
 _dot_nt = functools.partial(_contract, axis_a=1, axis_b=1)
 _dot_tn = functools.partial(_contract, axis_a=0, axis_b=0)

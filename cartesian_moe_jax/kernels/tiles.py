@@ -13,7 +13,7 @@ Carry = TypeVar("Carry")
 # A group of at most the last height is one tile of the lowest height that holds it: a tile costs
 # its whole height, but one tall tile is cheaper than several low ones (a matmul packs its weights
 # once per tile, and every further tile is added to the weight gradients in a pass of its own).
-_HEIGHTS = (32, 64, 96, 128, 192, 256)
+_HEIGHTS = (32, 64, 96, 128, 160, 192, 256)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Tile:
     """A window of `height` rows that contains the tile; `own` marks the tile's rows in it."""
 
     window: Int[Array, ""]
-    """First row of the window."""
+    """First row of the window: that of the tile, or less where the rows end."""
     own: Bool[Array, "height 1"]
     opens: bool
     """Whether this is the first tile of its expert."""
@@ -65,8 +65,8 @@ class Tiling:
     @classmethod
     def of(cls, group_sizes: Int[Array, "experts"], rows: int) -> "Tiling":
         """The tiling of `rows` rows, of which the first sum(group_sizes) are live."""
-        heights = tuple(height for height in _HEIGHTS if height <= rows) or (rows,)
         starts = jnp.cumsum(group_sizes) - group_sizes
+        heights = tuple(height for height in _HEIGHTS if height <= rows) or (rows,)
         return cls(rows, heights, starts, group_sizes, jnp.argsort(group_sizes == 0))
 
     def for_each_expert(

@@ -6,8 +6,10 @@ from jax.sharding import Mesh
 
 from cartesian_moe_jax.config import ModelConfig
 from cartesian_moe_jax.errors import lookup
+from cartesian_moe_jax.kernels import ACTIVATIONS, BACKENDS
 from cartesian_moe_jax.models.language_model import LanguageModel
 from cartesian_moe_jax.models.parameters import named_parameters, parameter_shardings
+from cartesian_moe_jax.models.segment import REMAT
 from cartesian_moe_jax.moe.dispatch import EXCHANGES
 from cartesian_moe_jax.parallel.layouts import LAYOUTS, Layout
 
@@ -18,7 +20,10 @@ def layout_named(name: str) -> Layout:
 
 
 def build_model(config: ModelConfig, layout: Layout, seed: int) -> LanguageModel:
-    """Build a model with initial weights."""
+    """Build a model with initial weights; raises UserError for a name it does not know."""
+    lookup(ACTIVATIONS, config.activation, "config.model.activation")
+    lookup(REMAT, config.remat, "config.model.remat")
+    lookup({"auto": None, **BACKENDS}, config.moe.backend, "config.model.moe.backend")
     exchange = EXCHANGES[layout.exchange]
     return LanguageModel(config, exchange=exchange, rngs=nnx.Rngs(params=seed))
 

@@ -8,7 +8,6 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from cartesian_moe_jax.config import ModelConfig
-from cartesian_moe_jax.errors import lookup
 from cartesian_moe_jax.models.block import Block
 from cartesian_moe_jax.models.depth import SegmentShape
 from cartesian_moe_jax.moe.dispatch import Exchange
@@ -36,7 +35,6 @@ class Segment(nnx.Module):
 
         self.blocks = nnx.List([stacked(kind) for kind in shape.pattern])
         self.remat = config.remat
-        lookup(REMAT, config.remat, "config.model.remat")
 
     def __call__(
         self, h: Float[Array, "batch seq d_model"], token_ids: Int[Array, "batch seq"]

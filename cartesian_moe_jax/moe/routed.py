@@ -33,7 +33,6 @@ def run_routed_experts(
     ) -> tuple[Float[Array, "local_tokens d_model"], Float[Array, "experts"]]:
         routing = choose(scores)
         rows, group_sizes, plan = exchange.dispatch(x, routing, experts.num_experts)
-        weights = _varying_everywhere(weights, exchange.expert_spec)
         rows = experts.run(rows, group_sizes, weights)
         load = count_choices(routing.expert_ids, experts.num_experts) / total_tokens
         return exchange.combine(rows, plan), jax.lax.psum(load, AXES)
@@ -44,12 +43,3 @@ def run_routed_experts(
         in_specs=(BATCH, BATCH, exchange.expert_spec),
         out_specs=(BATCH, PartitionSpec()),
     )(x, scores, experts.weights())
-
-
-def _varying_everywhere(weights: FeedForwardWeights, spec: PartitionSpec) -> FeedForwardWeights:
-    """Mark weights split by ``spec`` as varying over all mesh axes.
-
-    The transpose of this sums their gradients over the axes that do not split them.
-    """
-    missing = tuple(axis for axis in AXES if axis not in spec)
-    return jax.tree.map(lambda w: jax.lax.pcast(w, missing, to="varying"), weights)

@@ -21,7 +21,7 @@ class Checkpoints:
         self.folder = folder.absolute()
         handlers = {name: ocp.StandardCheckpointHandler() for name in ARRAYS}
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, create=not read_only, read_only=read_only
+            max_to_keep=None if read_only else keep, create=not read_only, read_only=read_only
         )
         self._manager = ocp.CheckpointManager(
             self.folder,

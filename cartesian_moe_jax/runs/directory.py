@@ -27,11 +27,11 @@ class RunDirectory:
     path: Path
 
     @classmethod
-    def start(cls, path: Path, config: Config, *, write: bool = True) -> "RunDirectory":
-        """Open the run in ``path`` to continue it, or begin one there.
+    def checked(cls, path: Path, config: Config) -> "RunDirectory":
+        """Return the run in ``path``, there or yet to be; nothing is written.
 
         Raises UserError if the folder holds a run of another config (naming the fields that
-        differ) or files of something else. ``write=False``: another process writes.
+        differ) or files of something else.
         """
         run = cls(path)
         if run.has("config.json"):
@@ -43,10 +43,16 @@ class RunDirectory:
                 )
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UserError(f"--workdir={path} is not empty and holds no run (no config.json)")
-        if write:
-            _make_folder(path)
-            run.write_json("config.json", dataclasses.asdict(config))
         return run
+
+    def begin(self, config: Config, tokenizer: dict[str, Any]) -> None:
+        """Make the folder, and write the config and the tokenizer's description."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--workdir={self.path} cannot be made: {error.strerror}") from error
+        self.write_json("tokenizer.json", tokenizer)
+        self.write_json("config.json", dataclasses.asdict(config))
 
     @classmethod
     def of_existing(cls, path: Path) -> "RunDirectory":
@@ -91,10 +97,3 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         """The folder of checkpoints."""
         return self.path / "checkpoints"
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--workdir={path} cannot be made: {error.strerror}") from error

@@ -42,14 +42,14 @@ def train(config: Config, workdir: Path) -> Outcome:
     tokenizer = build_tokenizer(config.data.tokenizer)
     config = with_vocabulary(config, tokenizer.vocab_size)
     writes = jax.process_index() == 0
-    run = RunDirectory.start(workdir, config, write=writes)
+    run = RunDirectory.checked(workdir, config)
     if run.has("result.json"):
         return Outcome(run.read_json("result.json"), was_done=True)
 
     use_compilation_cache(cache_folder(config.training.compilation_cache, "xla"))
     trainer = Trainer(config, prepare_corpus(config, tokenizer))
     if writes:
-        run.write_json("tokenizer.json", tokenizer.description())
+        run.begin(config, tokenizer.description())
     with (
         jax.set_mesh(trainer.mesh),
         StopRequest() as stop,

@@ -20,7 +20,7 @@ class Progress:
             file=sys.stderr,
             mininterval=0.5 if sys.stderr.isatty() else 15.0,
             dynamic_ncols=True,
-            bar_format="step {n_fmt}/{total_fmt} |{bar:20}| {postfix} left {remaining}",
+            bar_format="step {n_fmt}/{total_fmt} |{bar:20}| {desc}left {remaining}",
         )
         if show and not sys.stderr.isatty():
             self._bar.bar_format += "\n"
@@ -36,7 +36,7 @@ class Progress:
             parts.append(f"{metrics['tokens_per_second']:,.0f} tokens/s")
         if (load := worst_load(metrics)) is not None:
             parts.append(f"busiest expert {load:.2f}x even")
-        self._bar.set_postfix_str("  ".join(parts) + " ", refresh=False)
+        self._bar.set_description_str("  ".join(parts) + "  ", refresh=False)
 
     def line(self, text: str) -> None:
         """Print a line above the bar."""
