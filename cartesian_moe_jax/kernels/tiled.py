@@ -13,6 +13,11 @@ from cartesian_moe_jax.kernels.tiles import Tile, Tiling
 from cartesian_moe_jax.kernels.weights import FeedForwardWeights
 
 
+# XLA:CPU multiplies slower when the left operand enters transposed. From this height on it pays
+# to transpose the inputs once, behind a barrier, for the two weight gradients that need them.
+_TRANSPOSE_FROM = 512
+
+
 class PreActivation(NamedTuple):
     """What enters the activation; kept, so that the backward pass need not compute it again."""
 
@@ -36,11 +41,10 @@ class ExpertWeights(NamedTuple):
 
 
 class BackwardState(NamedTuple):
-    """What the backward loops carry: gradients, and one expert's while its tiles are summed."""
+    """What the backward loops carry: the gradients."""
 
     rows: Float[Array, "rows d_model"]
     weights: FeedForwardWeights
-    expert: ExpertWeights
 
 
 class Residuals(NamedTuple):
@@ -120,28 +124,22 @@ def _backward(
             x, d_y = tile.load(rows), tile.load(d_output)
             d_x, d_expert = _tile_gradients(x, tile_pre, d_y, expert, activation)
             if not tile.opens:
-                d_expert = jax.tree.map(jnp.add, state.expert, d_expert)
-            return BackwardState(tile.store(state.rows, d_x), state.weights, d_expert)
+                so_far = _take_expert(state.weights, index, jnp.dtype("float32"))
+                d_expert = jax.tree.map(jnp.add, so_far, d_expert)
+            d_weights = _put_expert(state.weights, d_expert, index)
+            return BackwardState(tile.store(state.rows, d_x), d_weights)
 
-        state = tiling.for_each_tile(index, run_tile, state)
-        return state._replace(weights=_put_expert(state.weights, state.expert, index))
+        return tiling.for_each_tile(index, run_tile, state)
 
-    state = tiling.for_each_expert(run_expert, _backward_state(rows, group_sizes, weights))
-    return state.rows, None, state.weights
+    # float32 until all tiles are added, whatever the dtype of the weights
+    wide = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, jnp.float32), weights)
+    leaves, structure = jax.tree.flatten(BackwardState(rows, wide))
+    zeros = structure.unflatten(zero_buffers(group_sizes, *leaves, salt=8))
+    d_rows, d_weights = tiling.for_each_expert(run_expert, zeros)
+    return d_rows, None, jax.tree.map(lambda d, w: d.astype(w.dtype), d_weights, weights)
 
 
 tiled_feed_forward.defvjp(_forward, _backward)
-
-
-def _backward_state(
-    rows: Float[Array, "rows d_model"],
-    group_sizes: Int[Array, "experts"],
-    weights: FeedForwardWeights,
-) -> BackwardState:
-    expert = jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape[1:], jnp.float32), weights)
-    leaves, structure = jax.tree.flatten((rows, weights, expert))
-    d_rows, d_weights, d_expert = structure.unflatten(zero_buffers(group_sizes, *leaves, salt=8))
-    return BackwardState(d_rows, d_weights, ExpertWeights(*d_expert))
 
 
 def _tile_gradients(
@@ -159,6 +157,9 @@ def _tile_gradients(
     if d_gate is None:
         return d_x, ExpertWeights(None, _dot_tn(x, d_up), _dot_tn(hidden, d_y))
     d_x += _dot_nt(d_gate, expert.gate)
+    if x.shape[0] >= _TRANSPOSE_FROM:
+        x_t = jax.lax.optimization_barrier(x.T)
+        return d_x, ExpertWeights(_dot(x_t, d_gate), _dot(x_t, d_up), _dot_tn(hidden, d_y))
     return d_x, ExpertWeights(_dot_tn(x, d_gate), _dot_tn(x, d_up), _dot_tn(hidden, d_y))
 
 

@@ -10,10 +10,22 @@ from jaxtyping import Array, Bool, Float, Int
 
 Carry = TypeVar("Carry")
 
-# A group of at most the last height is one tile of the lowest height that holds it: a tile costs
-# its whole height, but one tall tile is cheaper than several low ones (a matmul packs its weights
-# once per tile, and every further tile is added to the weight gradients in a pass of its own).
-_HEIGHTS = (32, 64, 96, 128, 160, 192, 256)
+_FRACTIONS = (0.25, 0.5, 0.75, 1.0, 1.125, 1.25)
+_STEP = 32
+_LARGEST_MEAN = 512
+
+
+def tile_heights(rows: int, experts: int) -> tuple[int, ...]:
+    """The ladder of tile heights for groups of rows / experts rows on average.
+
+    A group of at most the last height is one tile of the lowest height that holds it: a tile
+    costs its whole height, but one tall tile is cheaper than several low ones (a matmul packs its
+    weights once per tile, and every further tile is added to the weight gradients in a pass of
+    its own). So the steps are close where most groups end: at the mean and just above it.
+    """
+    mean = min(-(-rows // experts), _LARGEST_MEAN)
+    ladder = {-(-max(int(mean * f), 1) // _STEP) * _STEP for f in _FRACTIONS}
+    return tuple(sorted(height for height in ladder if height <= rows)) or (rows,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +78,7 @@ class Tiling:
     def of(cls, group_sizes: Int[Array, "experts"], rows: int) -> "Tiling":
         """The tiling of `rows` rows, of which the first sum(group_sizes) are live."""
         starts = jnp.cumsum(group_sizes) - group_sizes
-        heights = tuple(height for height in _HEIGHTS if height <= rows) or (rows,)
+        heights = tile_heights(rows, group_sizes.shape[0])
         return cls(rows, heights, starts, group_sizes, jnp.argsort(group_sizes == 0))
 
     def for_each_expert(

@@ -38,8 +38,9 @@ def test_scores_are_float32_for_bfloat16_tokens():
 
 def test_load_balance_loss_is_one_when_uniform_and_E_over_k_when_collapsed():
     uniform = load_balance_loss(jnp.full(8, 1 / 8), jnp.full(8, 2 / 8))
-    collapsed = load_balance_loss(jnp.array([0.5, 0.5, 0, 0, 0, 0, 0, 0.0]),
-                                  jnp.array([1.0, 1, 0, 0, 0, 0, 0, 0]))
+    collapsed = load_balance_loss(
+        jnp.array([0.5, 0.5, 0, 0, 0, 0, 0, 0.0]), jnp.array([1.0, 1, 0, 0, 0, 0, 0, 0])
+    )
     np.testing.assert_allclose([uniform, collapsed], [1.0, 4.0], rtol=1e-6)
 
 

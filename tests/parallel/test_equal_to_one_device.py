@@ -69,8 +69,11 @@ def routing_margin(config, tokens, skew):
     parameters = named_parameters(model)
     margins = []
 
-    def spy(router, scores, choose=type(
-        model.segments[0].blocks[0].feed_forward.sublayers[0].router).choose):
+    def spy(
+        router,
+        scores,
+        choose=type(model.segments[0].blocks[0].feed_forward.sublayers[0].router).choose,
+    ):
         top = jax.lax.top_k(scores.probabilities, router.top_k + 1)[0]
         jax.debug.callback(lambda gap: margins.append(float(gap)), jnp.min(top[:, -2] - top[:, -1]))
         return choose(router, scores)
