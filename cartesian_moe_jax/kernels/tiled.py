@@ -12,7 +12,6 @@ from cartesian_moe_jax.kernels.buffers import zero_buffers
 from cartesian_moe_jax.kernels.tiles import Tile, Tiling
 from cartesian_moe_jax.kernels.weights import FeedForwardWeights
 
-
 # XLA:CPU multiplies slower when the left operand enters transposed. From this height on it pays
 # to transpose the inputs once, behind a barrier, for the two weight gradients that need them.
 _TRANSPOSE_FROM = 512

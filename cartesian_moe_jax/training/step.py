@@ -66,7 +66,7 @@ def make_train_step(
         )
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
         parameters = optax.apply_updates(state.parameters, updates)
-        report = StepReport(loss, optax.global_norm(gradients), stats)
+        report = StepReport(loss, optax.tree.norm(gradients), stats)
         return TrainState(state.step + 1, parameters, optimizer_state), report
 
     return step
