@@ -11,6 +11,7 @@ from ml_collections import config_flags
 from cartesian_moe_jax import config as schema
 from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.errors import UserError
+from cartesian_moe_jax.process_memory import keep_freed_memory
 
 WRONG_INPUT = 2
 DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -51,6 +52,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
 def _guarded(main: Callable[[], int | None]) -> None:
     if not any("verbosity" in argument for argument in sys.argv[1:]):
         logging.set_verbosity(logging.ERROR)  # or Orbax writes pages
+    keep_freed_memory()
     try:
         status = main() or 0
     except UserError as error:

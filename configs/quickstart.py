@@ -9,14 +9,15 @@ def get_config() -> ConfigDict:
     """Return the preset."""
     config = base.get_config()
     model = config.model
-    model.d_model, model.num_layers, model.num_heads = 128, 4, 4
-    model.d_ff = 512
-    model.init_std = 0.02
-    model.moe.num_experts, model.moe.top_k, model.moe.d_expert = 8, 2, 128
-    config.data.seq_len = 256
-    config.optimizer.learning_rate = 3e-3
-    config.optimizer.warmup_steps = 50
-    config.training.steps = 600
+    model.d_model, model.num_layers, model.num_heads = 128, 2, 4
+    model.init_std = 0.05
+    model.remat = "full"
+    model.moe.interval = 1
+    model.moe.num_experts, model.moe.top_k, model.moe.d_expert = 8, 2, 64
+    config.data.seq_len = 128
+    config.optimizer.learning_rate = 4e-3
+    config.optimizer.warmup_steps = 100
+    config.training.steps = 1200
     config.training.batch_size = 16
-    config.training.checkpoint_every = 200
+    config.training.checkpoint_every = 500
     return config

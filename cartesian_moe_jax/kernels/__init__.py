@@ -1,6 +1,7 @@
-"""Floor 1: the feed-forward of many experts on rows sorted by expert."""
+"""The computations that speed depends on: experts on rows sorted by expert, and attention."""
 
 from cartesian_moe_jax.kernels.activations import ACTIVATIONS, Activation, get_activation
+from cartesian_moe_jax.kernels.causal_attention import causal_attention
 from cartesian_moe_jax.kernels.grouped import BACKENDS, get_backend, grouped_feed_forward
 from cartesian_moe_jax.kernels.weights import FeedForwardWeights
 
@@ -9,6 +10,7 @@ __all__ = [
     "BACKENDS",
     "Activation",
     "FeedForwardWeights",
+    "causal_attention",
     "get_activation",
     "get_backend",
     "grouped_feed_forward",

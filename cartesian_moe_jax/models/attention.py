@@ -1,10 +1,10 @@
 """Causal multi-head attention with rotary positions, no biases."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from cartesian_moe_jax.kernels import causal_attention
 from cartesian_moe_jax.layers.initializers import normal
 from cartesian_moe_jax.models.rotary import rotate
 
@@ -29,5 +29,5 @@ class Attention(nnx.Module):
             for w in (self.query, self.key, self.value)
         )
         query, key = rotate(query, self.rope_base), rotate(key, self.rope_base)
-        read = jax.nn.dot_product_attention(query, key, value, is_causal=True)
+        read = causal_attention(query, key, value)
         return jnp.einsum("bshk,hkd->bsd", read, self.out[...].astype(x.dtype))

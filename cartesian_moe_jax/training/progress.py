@@ -12,6 +12,8 @@ class Progress:
     """A bar with step, loss, tokens/s, expert balance and time left; plain lines without a tty."""
 
     def __init__(self, steps: int, position: int, *, show: bool = True):
+        if not sys.stderr.isatty():
+            tqdm.monitor_interval = 0  # or a thread adds lines between ours
         self._bar = tqdm(
             total=steps,
             initial=position,

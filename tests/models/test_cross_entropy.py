@@ -1,0 +1,77 @@
+"""The chunked loss against a plain log-softmax, and the memory that it saves."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cartesian_moe_jax.models.cross_entropy import token_losses
+
+BATCH, SEQ, D_MODEL, VOCAB = 2, 10, 6, 33
+
+
+def plain_losses(hidden, head, targets):
+    log_probabilities = jax.nn.log_softmax((hidden @ head).astype(jnp.float32))
+    return -jnp.take_along_axis(log_probabilities, targets[..., None], axis=-1)[..., 0]
+
+
+def inputs():
+    keys = jax.random.split(jax.random.key(0), 4)
+    hidden = 3 * jax.random.normal(keys[0], (BATCH, SEQ, D_MODEL))
+    head = jax.random.normal(keys[1], (D_MODEL, VOCAB))
+    targets = jax.random.randint(keys[2], (BATCH, SEQ), 0, VOCAB)
+    return hidden, head, targets, jax.random.normal(keys[3], (BATCH, SEQ))
+
+
+def losses_and_gradients(losses_of):
+    """The losses, and the gradients of their sum under weights that tell positions apart."""
+    hidden, head, targets, weights = inputs()
+
+    def total(hidden, head):
+        losses = losses_of(hidden, head, targets)
+        return jnp.sum(losses * weights), losses
+
+    gradients, losses = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))(hidden, head)
+    return losses, *gradients
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 5, 10, 512])
+def test_values_and_gradients(chunk):
+    ours = losses_and_gradients(lambda h, w, t: token_losses(h, w, t, chunk))
+    for a, b in zip(ours, losses_and_gradients(plain_losses), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_a_head_of_zeros_gives_the_logarithm_of_the_vocabulary():
+    hidden, head, targets, _ = inputs()
+    losses = token_losses(hidden, jnp.zeros_like(head), targets, chunk=4)
+    np.testing.assert_allclose(losses, np.full((BATCH, SEQ), np.log(VOCAB)), rtol=1e-6)
+
+
+def test_bfloat16_hidden_states_give_float32_losses():
+    hidden, head, targets, _ = inputs()
+    losses = token_losses(hidden.astype(jnp.bfloat16), head, targets, chunk=4)
+    assert losses.dtype == jnp.float32
+    np.testing.assert_allclose(losses, plain_losses(hidden, head, targets), rtol=0.05, atol=0.2)
+
+
+def temporary_bytes(chunk, batch, seq, vocab):
+    """What the compiled loss with its gradients needs beside arguments and results."""
+
+    def mean(hidden, head, targets):
+        return jnp.mean(token_losses(hidden, head, targets, chunk))
+
+    shapes = (
+        jax.ShapeDtypeStruct((batch, seq, D_MODEL), jnp.float32),
+        jax.ShapeDtypeStruct((D_MODEL, vocab), jnp.float32),
+        jax.ShapeDtypeStruct((batch, seq), jnp.int32),
+    )
+    compiled = jax.jit(jax.value_and_grad(mean, argnums=(0, 1))).lower(*shapes).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+def test_the_logits_of_a_large_vocabulary_never_exist_whole():
+    batch, seq, vocab = 2, 512, 32_000
+    whole_logits = 4 * batch * seq * vocab
+    assert temporary_bytes(8, batch, seq, vocab) < whole_logits / 10
+    assert temporary_bytes(seq, batch, seq, vocab) >= whole_logits

@@ -1,0 +1,87 @@
+"""The run directory: what it accepts, and files that are whole or absent."""
+
+import json
+
+import pytest
+
+from cartesian_moe_jax.errors import UserError
+from cartesian_moe_jax.runs.directory import RunDirectory
+from tests import tiny
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = RunDirectory(tmp_path / "deep" / "run")
+    run.begin(tiny.config(), {"kind": "bytes"})
+    return run
+
+
+def message_of(call, *arguments):
+    with pytest.raises(UserError) as caught:
+        call(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_run_is_reopened_with_the_config_it_was_begun_with(run):
+    assert RunDirectory.checked(run.path, tiny.config()).config() == tiny.config()
+    assert RunDirectory.of_existing(run.path).read_json("tokenizer.json") == {"kind": "bytes"}
+
+
+def test_another_config_is_named_field_by_field(run):
+    other = tiny.config(model={"d_model": 32, "moe": {"top_k": 1}}, data={"seq_len": 8})
+    message = message_of(RunDirectory.checked, run.path, other)
+    for change in ("model.d_model: 16 -> 32", "model.moe.top_k: 2 -> 1", "data.seq_len: 16 -> 8"):
+        assert change in message
+    assert str(run.path) in message
+    assert "log_every" not in message
+
+
+def test_a_run_may_go_on_with_other_resumable_fields(run):
+    other = tiny.config(training={"log_every": 1, "checkpoint_every": 2}, parallel={"data": -1})
+    assert RunDirectory.checked(run.path, other).path == run.path
+
+
+def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("dear")
+    assert f"--workdir={tmp_path}" in message_of(RunDirectory.checked, tmp_path, tiny.config())
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_file_is_no_workdir(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("text")
+    assert str(file) in message_of(RunDirectory.checked, file, tiny.config())
+    below = RunDirectory.checked(file / "run", tiny.config())
+    assert str(file / "run") in message_of(below.begin, tiny.config(), {})
+    assert file.read_text() == "text"
+
+
+@pytest.mark.parametrize("make", [True, False], ids=["empty", "missing"])
+def test_checking_an_empty_or_missing_folder_writes_nothing(tmp_path, make):
+    folder = tmp_path / "run"
+    if make:
+        folder.mkdir()
+    RunDirectory.checked(folder, tiny.config())
+    assert folder.exists() == make
+    assert not make or not list(folder.iterdir())
+
+
+def test_a_folder_without_a_run_cannot_be_opened(tmp_path):
+    assert "no config.json" in message_of(RunDirectory.of_existing, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", '{"model": {"d_mo', '"\x00"', "\udcff"])
+def test_a_damaged_file_is_one_line_that_names_it(run, text):
+    file = run.path / "config.json"
+    file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert str(file) in message_of(RunDirectory.checked, run.path, tiny.config())
+
+
+def test_json_is_written_whole_or_not_at_all(run):
+    run.write_json("result.json", {"loss": 1.5})
+    files = sorted(p.name for p in run.path.iterdir())
+    with pytest.raises(TypeError):
+        run.write_json("result.json", {"loss": 2.5, "curve": object()})
+    assert json.loads((run.path / "result.json").read_text()) == {"loss": 1.5}
+    assert sorted(p.name for p in run.path.iterdir()) == files

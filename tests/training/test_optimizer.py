@@ -1,0 +1,92 @@
+"""Schedule, decay mask and one step, against numbers worked out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cartesian_moe_jax.config import OptimizerConfig
+from cartesian_moe_jax.errors import UserError
+from cartesian_moe_jax.models.build import abstract_model
+from cartesian_moe_jax.models.parameters import named_parameters
+from cartesian_moe_jax.parallel.layouts import LAYOUTS
+from cartesian_moe_jax.training.optimizer import is_decayed, learning_rate_schedule, make_optimizer
+from tests import tiny
+
+
+def optimizer(**fields):
+    """An optimizer whose learning rate is 0.01 throughout."""
+    constant = {"learning_rate": 0.01, "final_learning_rate": 1.0, "warmup_steps": 0}
+    return make_optimizer(OptimizerConfig(**(constant | fields)), steps=100)
+
+
+def after(optimizer, value, gradients, name="embedding"):
+    """A scalar parameter's value after steps with these gradients."""
+    parameters = {name: jnp.asarray(value)}
+    state = optimizer.init(parameters)
+    for gradient in gradients:
+        updates, state = optimizer.update({name: jnp.asarray(gradient)}, state, parameters)
+        parameters = jax.tree.map(jnp.add, parameters, updates)
+    return float(parameters[name])
+
+
+def test_linear_warmup_then_cosine():
+    config = OptimizerConfig(learning_rate=1e-3, final_learning_rate=0.1, warmup_steps=10)
+    rate = learning_rate_schedule(config, steps=110)
+    at = {0: 0.0, 5: 5e-4, 10: 1e-3, 35: None, 60: 5.5e-4, 110: 1e-4}
+    at[35] = 1e-4 + 9e-4 * (1 + np.cos(np.pi / 4)) / 2
+    np.testing.assert_allclose([rate(step) for step in at], list(at.values()), rtol=1e-5)
+
+
+def test_without_warmup_the_first_step_has_the_peak_rate():
+    rate = learning_rate_schedule(OptimizerConfig(learning_rate=1e-3, warmup_steps=0), steps=10)
+    np.testing.assert_allclose([rate(0), rate(5), rate(10)], [1e-3, 5e-4, 0], atol=1e-9)
+
+
+@pytest.mark.parametrize("warmup", [10, 11])
+def test_warmup_as_long_as_the_run_is_an_error(warmup):
+    with pytest.raises(UserError, match=rf"warmup_steps={warmup} .*below config.training.steps=10"):
+        make_optimizer(OptimizerConfig(warmup_steps=warmup), steps=10)
+
+
+def test_unknown_optimizer_is_an_error():
+    with pytest.raises(UserError, match="config.optimizer.name='adam' .*adamw, sgd"):
+        make_optimizer(OptimizerConfig(name="adam", warmup_steps=0), steps=10)
+
+
+def test_biases_and_norms_inside_layers_are_not_decayed():
+    names = named_parameters(abstract_model(tiny.model_config(num_layers=2), LAYOUTS["data"]))
+    left_out = {name for name in names if not is_decayed(name)}
+    cartesian, dense = "segments/0/blocks/0", "segments/1/blocks/0"
+    assert left_out == {
+        f"{cartesian}/norm/gain",
+        f"{cartesian}/feed_forward/norms/0/gain",
+        f"{cartesian}/feed_forward/norms/1/gain",
+        f"{cartesian}/feed_forward/sublayers/0/shared_expert/bias",
+        f"{cartesian}/feed_forward/sublayers/1/shared_expert/bias",
+        f"{dense}/norm/gain",
+        f"{dense}/feed_forward/norm/gain",
+    }
+
+
+@pytest.mark.parametrize(
+    "name, expected", [("head", 2 * 0.999), ("norm/gain", 2 * 0.999), ("segments/0/gain", 2.0)]
+)
+def test_decay_alone_shrinks_by_rate_times_decay(name, expected):
+    assert after(optimizer(weight_decay=0.1), 2.0, [0.0], name) == pytest.approx(expected)
+
+
+def test_two_adamw_steps_by_hand():
+    adamw = optimizer(weight_decay=0.1, beta1=0.9, beta2=0.95, clip_norm=0.0)
+    # Bias-corrected, the first step is the sign of the gradient.
+    first = 2.0 - 0.01 * (1 + 0.1 * 2.0)
+    assert after(adamw, 2.0, [0.5]) == pytest.approx(first)
+    mean = (0.9 * 0.1 * 0.5 + 0.1 * -0.2) / (1 - 0.9**2)
+    square = (0.95 * 0.05 * 0.25 + 0.05 * 0.04) / (1 - 0.95**2)
+    second = first - 0.01 * (mean / np.sqrt(square) + 0.1 * first)
+    assert after(adamw, 2.0, [0.5, -0.2]) == pytest.approx(second)
+
+
+@pytest.mark.parametrize("clip_norm, moved", [(1.0, 0.01), (10.0, 0.05), (0.0, 0.05)])
+def test_gradients_are_clipped_by_their_norm(clip_norm, moved):
+    assert after(optimizer(name="sgd", clip_norm=clip_norm), 2.0, [5.0]) == pytest.approx(2 - moved)
