@@ -26,3 +26,17 @@ def pytest_collection_modifyitems(config, items):
     if "long" not in config.getoption("-m"):
         config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker("long")])
         items[:] = [item for item in items if not item.get_closest_marker("long")]
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory):
+    """A one-layer run of 20 steps on 8 devices, trained once: do not change its folder."""
+    from cartesian_moe_jax import config as schema
+    from cartesian_moe_jax.training.loop import train
+    from tests import processes
+
+    folder = tmp_path_factory.mktemp("finished")
+    training = {"steps": 20, "log_every": 1}
+    values = processes.values(folder, training=training, parallel={"data": -1})
+    outcome = train(schema.read(values), folder / "run")
+    return processes.FinishedRun(values, schema.read(values), folder / "run", outcome.result)

@@ -1,8 +1,15 @@
 """A model, a corpus and a config small enough for tests."""
 
 import dataclasses
+import functools
+
+import jax.numpy as jnp
+import numpy as np
 
 from cartesian_moe_jax import config as schema
+from cartesian_moe_jax.models.build import abstract_model
+from cartesian_moe_jax.models.parameters import named_parameters, with_parameters
+from cartesian_moe_jax.parallel.layouts import LAYOUTS
 
 TEXT = "".join(
     f"def add_{i}(a, b):\n    '''Return a + b + {i}.'''\n    return a + b + {i}\n\n"
@@ -60,3 +67,17 @@ def model_config(**fields):
 
 def parallel(**fields):
     return dataclasses.replace(schema.ParallelConfig(), **fields)
+
+
+@functools.cache
+def model(config, seed=0):
+    """A model with initial weights drawn by numpy: nothing to compile. Do not change it."""
+    skeleton, rng = abstract_model(config, LAYOUTS["data"]), np.random.default_rng(seed)
+
+    def initial(name, shape):
+        if name.endswith(("gain", "bias")):
+            return jnp.full(shape, float(name.endswith("gain")))
+        return jnp.asarray(config.init_std * rng.standard_normal(shape), jnp.float32)
+
+    parameters = {name: initial(name, s.shape) for name, s in named_parameters(skeleton).items()}
+    return with_parameters(skeleton, parameters)

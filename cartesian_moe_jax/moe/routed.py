@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import jax
-from jax.sharding import PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
 from cartesian_moe_jax.kernels import FeedForwardWeights
@@ -27,6 +27,7 @@ def run_routed_experts(
     for its own tokens, and the exchange decides which rows its experts see.
     """
     total_tokens = x.shape[0]
+    mesh = current_mesh()
 
     def on_each_device(
         x: Float[Array, "local_tokens d_model"], scores: Scores, weights: FeedForwardWeights
@@ -37,9 +38,19 @@ def run_routed_experts(
         load = count_choices(routing.expert_ids, experts.num_experts) / total_tokens
         return exchange.combine(rows, plan), jax.lax.psum(load, AXES)
 
-    return jax.shard_map(
-        on_each_device,
-        mesh=current_mesh(),
-        in_specs=(BATCH, BATCH, exchange.expert_spec),
-        out_specs=(BATCH, PartitionSpec()),
-    )(x, scores, experts.weights())
+    in_specs = (BATCH, BATCH, expert_spec(mesh, exchange))
+    run = jax.shard_map(
+        on_each_device, mesh=mesh, in_specs=in_specs, out_specs=(BATCH, PartitionSpec())
+    )
+    return run(x, scores, experts.weights())
+
+
+def expert_spec(mesh: Mesh | AbstractMesh, exchange: Exchange) -> PartitionSpec:
+    """Split the experts as the exchange says, and over every mesh axis of one device.
+
+    The latter moves nothing. But over axes that do not split the weights their gradients are
+    summed, and XLA:CPU copies them all even where one device has nothing to sum.
+    """
+    return PartitionSpec(
+        tuple(axis for axis in AXES if axis in exchange.expert_spec or mesh.shape[axis] == 1)
+    )

@@ -6,9 +6,7 @@ import numpy as np
 import pytest
 
 from cartesian_moe_jax.evaluation.generation import generate_tokens, make_sampler
-from cartesian_moe_jax.models.build import build_model
 from cartesian_moe_jax.models.parameters import named_parameters, with_parameters
-from cartesian_moe_jax.parallel.layouts import LAYOUTS
 from tests import tiny
 
 D_MODEL, WINDOW = 16, 8
@@ -18,7 +16,7 @@ SAMPLER = make_sampler(WINDOW, TOKENS)
 
 
 def random_model():
-    return build_model(CONFIG, LAYOUTS["data"], seed=0)
+    return tiny.model(CONFIG)
 
 
 def crafted_model(embedding, head):

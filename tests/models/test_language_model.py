@@ -4,13 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from cartesian_moe_jax.models.build import abstract_model, build_model
-from cartesian_moe_jax.models.depth import SegmentShape
 from cartesian_moe_jax.models.parameters import logical_axes, named_parameters, with_parameters
-from cartesian_moe_jax.models.segment import Segment
-from cartesian_moe_jax.moe.dispatch import EXCHANGES
 from cartesian_moe_jax.parallel.layouts import LAYOUTS
 from tests import tiny
 
@@ -24,7 +20,7 @@ def small(**fields):
 
 def outputs(config, tokens=TOKENS):
     """Logits and statistics of a compiled forward pass."""
-    model = build_model(config, LAYOUTS["data"], seed=1)
+    model = tiny.model(config, seed=1)
     return jax.jit(lambda model, tokens: model(tokens))(model, tokens)
 
 
@@ -43,10 +39,10 @@ def test_a_later_token_changes_no_earlier_logits(backend):
 
 
 def test_a_scanned_segment_equals_its_layers_run_by_hand():
-    config = small()
-    shape = SegmentShape(("cartesian", "dense"), 2)
-    segment = Segment(shape, config, EXCHANGES["local"], rngs=nnx.Rngs(3))
-    h = jax.random.normal(jax.random.key(4), (*TOKENS.shape, config.d_model))
+    # Layers c d c d are one segment: (c d) x 2.
+    (segment,) = tiny.model(small(num_layers=4)).segments
+    assert len(segment.blocks) == 2
+    h = jax.random.normal(jax.random.key(4), (*TOKENS.shape, 16))
 
     def by_hand(segment, h):
         loads = []
@@ -68,7 +64,7 @@ def test_a_scanned_segment_equals_its_layers_run_by_hand():
 def compiled_gradient(remat):
     """The compiled gradient of a sum over logits, and its value, in a model of four layers."""
     config = small(num_layers=4, remat=remat, moe={"interval": 1, **REFERENCE})
-    model = build_model(config, LAYOUTS["data"], seed=1)
+    model = tiny.model(config, seed=1)
 
     def total(parameters):
         return jnp.sum(jnp.sin(with_parameters(model, parameters)(TOKENS)[0]))
@@ -83,9 +79,7 @@ def test_remat_changes_memory_but_no_gradient():
     for compiled, gradients in others:
         assert gradients.keys() == expected.keys()
         for name, gradient in gradients.items():
-            np.testing.assert_allclose(
-                gradient, expected[name], rtol=1e-4, atol=1e-5, err_msg=name
-            )
+            np.testing.assert_allclose(gradient, expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
         ours, theirs = compiled.memory_analysis(), plain.memory_analysis()
         assert ours.temp_size_in_bytes < theirs.temp_size_in_bytes
 
@@ -135,9 +129,23 @@ def test_a_parameter_without_logical_axes_is_an_error():
         logical_axes("segments/0/memory")
 
 
+def test_initial_weights_are_normal_gains_one_and_layers_of_a_stack_differ():
+    parameters = named_parameters(
+        build_model(small(init_std=0.02, moe={"interval": 0}), LAYOUTS["data"], seed=1)
+    )
+    for name, value in parameters.items():
+        if name.endswith("gain"):
+            assert (value == 1).all(), name
+        else:
+            assert float(jnp.std(value)) == pytest.approx(0.02, rel=0.2), name
+            assert abs(float(jnp.mean(value))) < 0.004, name
+    up = parameters["segments/0/blocks/0/feed_forward/feed_forward/up"]
+    assert up.shape == (2, 16, 24)
+    assert (up[0] != up[1]).all()
+
+
 def test_parameters_by_name_make_the_same_model_again():
-    model = build_model(small(), LAYOUTS["data"], seed=1)
-    other = build_model(small(), LAYOUTS["data"], seed=2)
+    model, other = tiny.model(small(), seed=1), tiny.model(small(), seed=2)
     named = named_parameters(model)
     assert any((named_parameters(other)[name] != value).any() for name, value in named.items())
     again = named_parameters(with_parameters(other, named))

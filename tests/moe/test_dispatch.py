@@ -71,6 +71,9 @@ def test_rows_are_sorted_stably_and_counted():
 
 
 def test_bfloat16_rows_are_summed_in_float32():
-    routing = routing_of([[0, 1]] * 4)
-    x = jnp.ones((4, D), jnp.bfloat16)
-    assert through_exchange(x, routing).dtype == jnp.bfloat16
+    # 1 + 2^-8 is no bfloat16: a sum that rounds after each slot loses the small terms.
+    routing = Routing(jnp.array([[0, 1, 2]]), jnp.array([[1.0, 2**-8, 2**-8]]), jnp.zeros((1, 3)))
+    rows, _, plan = LocalExchange().dispatch(jnp.ones((1, D), jnp.bfloat16), routing, 3)
+    combined = LocalExchange().combine(rows, plan)
+    assert combined.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(combined.astype(jnp.float32), 1 + 2**-7)

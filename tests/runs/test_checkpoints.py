@@ -85,8 +85,9 @@ def test_keep_one_removes_the_one_before(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["10"]
 
 
-def test_an_empty_folder_holds_none(tmp_path):
-    with Checkpoints(tmp_path) as checkpoints:
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_folder_that_is_not_there_yet_holds_none(tmp_path, read_only):
+    with Checkpoints(tmp_path / "checkpoints", read_only=read_only) as checkpoints:
         assert checkpoints.newest() is None
         with pytest.raises(UserError, match="holds no complete checkpoint"):
             checkpoints.choose(None)

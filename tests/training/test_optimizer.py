@@ -50,7 +50,7 @@ def test_warmup_as_long_as_the_run_is_an_error(warmup):
 
 
 def test_unknown_optimizer_is_an_error():
-    with pytest.raises(UserError, match="config.optimizer.name='adam' .*adamw, sgd"):
+    with pytest.raises(UserError, match=r"config.optimizer.name='adam' .*adamw, sgd"):
         make_optimizer(OptimizerConfig(name="adam", warmup_steps=0), steps=10)
 
 

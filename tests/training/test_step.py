@@ -3,15 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from cartesian_moe_jax.config import OptimizerConfig
-from cartesian_moe_jax.models.build import abstract_model, build_model
+from cartesian_moe_jax.models.build import abstract_model
 from cartesian_moe_jax.models.parameters import named_parameters, with_parameters
 from cartesian_moe_jax.parallel.layouts import LAYOUTS
 from cartesian_moe_jax.training.optimizer import make_optimizer
-from cartesian_moe_jax.training.state import TrainState, init_state
+from cartesian_moe_jax.training.state import TrainState
 from cartesian_moe_jax.training.step import make_train_step, objective
 from tests import tiny
 
@@ -32,7 +31,8 @@ def start(config, **optimizer):
         made = make_train_step(abstract_model(config, LAYOUT), transformation, config, accumulate)
         return jax.jit(made)
 
-    return step, init_state(config, LAYOUT, transformation, seed=0)
+    parameters = named_parameters(tiny.model(config))
+    return step, TrainState(jnp.zeros((), jnp.int32), parameters, transformation.init(parameters))
 
 
 def test_accumulated_gradients_equal_those_of_the_whole_batch():
@@ -54,7 +54,7 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch():
 @pytest.fixture(scope="module")
 def under_coefficients():
     """What is minimised, loss, statistics and gradients, by (balance_loss, z_loss)."""
-    model = build_model(config_of(), LAYOUT, seed=0)
+    model = tiny.model(config_of())
     results = {}
     for balance_loss, z_loss in [(0.0, 0.0), (0.5, 0.0), (0.5, 0.25)]:
         config = config_of(balance_loss=balance_loss, z_loss=z_loss)
@@ -84,26 +84,24 @@ def test_auxiliary_losses_are_minimised_but_not_reported(under_coefficients):
 
 
 @pytest.mark.parametrize("coefficients", [(0.5, 0.0), (0.5, 0.25)])
-def test_coefficients_change_the_gradients_of_routers_alone_in_the_last_layer(
+def test_auxiliary_losses_reach_the_routers_and_nothing_behind_them(
     under_coefficients, coefficients
 ):
     plain, changed = (under_coefficients[c][-1] for c in [(0.0, 0.0), coefficients])
     differ = {n for n in plain if not np.allclose(plain[n], changed[n], rtol=1e-4, atol=1e-7)}
-    ahead_of_routers = {"embedding"} | {n for n in plain if "/attention/" in n or "norm" in n}
-    routers = {n for n in plain if n.endswith("router/weight")}
-    assert len(routers) == 2
-    assert routers <= differ
-    # What lies behind the last router: its experts, the final norm, the head.
-    last = "segments/0/blocks/0/feed_forward/sublayers/1"
+    layer = "segments/0/blocks/0"
+    routers = {f"{layer}/feed_forward/sublayers/{i}/router/weight" for i in (0, 1)}
+    assert routers | {"embedding", f"{layer}/attention/out"} <= differ
+    last = f"{layer}/feed_forward/sublayers/1"
     behind = {n for n in plain if n.startswith((f"{last}/experts", f"{last}/shared"))}
+    assert len(behind) == 3 + 3 + 2
     assert not differ & (behind | {"head", "norm/gain"})
-    assert differ & ahead_of_routers
 
 
 def test_the_loss_of_a_repeated_batch_falls():
     config = config_of()
     step, state = start(config, learning_rate=1e-2, weight_decay=0.0)
-    step = jax.jit(step(), donate_argnums=0)
+    step = step()
     losses = []
     for _ in range(60):
         state, report = step(state, TOKENS)
@@ -111,5 +109,3 @@ def test_the_loss_of_a_repeated_batch_falls():
     assert losses[0] == pytest.approx(np.log(384), abs=0.1)
     assert losses[-1] < 1.0
     assert int(state.step) == 60
-    assert isinstance(state, TrainState)
-    assert int(optax.tree_utils.tree_get(state.optimizer, "count", filtering=None)) == 60

@@ -1,0 +1,184 @@
+"""Experts and the whole Cartesian Product Layer against their dense twins and their parts.
+
+    python -m benchmarks.layer --json=layer.json
+
+The dense twin of a computation is one SwiGLU of the sub-experts' width on the same rows: for the
+layer, two of them in sequence on tokens x k rows and, beside each, one on the tokens (the shared
+expert). The parts of the layer, each compiled alone, are the norms, routers, dispatches, experts,
+combines and shared experts of both sub-layers; their sum is what the layer would cost if nothing
+were gained or lost by joining them.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from benchmarks import experts as experts_benchmark
+from benchmarks.timing import Case, Timing, compile_case, format_table, time_cases
+from cartesian_moe_jax import CartesianProductLayer, SubLayerShape
+from cartesian_moe_jax.layers.feed_forward import FeedForward
+from cartesian_moe_jax.moe.balance import count_choices, routing_stats
+from cartesian_moe_jax.moe.dispatch import LocalExchange
+from cartesian_moe_jax.moe.routing import NO_CONTEXT
+from cartesian_moe_jax.process_memory import keep_freed_memory
+
+HEADER = ("computation", "ms", "quartiles", "ratio to twin", "ratio to parts", "temporary MB")
+EXCHANGE = LocalExchange()
+Run = Callable[..., Any]
+
+
+def forward_and_backward(forward: Run, *inputs: Any) -> Any:
+    """The output, and the gradients of all floating-point inputs for a cotangent of ones."""
+    output, pull = jax.vjp(forward, *inputs)
+    return output, pull(jax.tree.map(jnp.ones_like, output))
+
+
+def parts(
+    layer: CartesianProductLayer, h: Float[Array, "tokens d_model"]
+) -> dict[str, tuple[Run, tuple[Any, ...]]]:
+    """One sub-layer's parts as functions of floating-point inputs, with the inputs."""
+    sublayer, norm = layer.sublayers[0], layer.norms[0]
+    experts, num_experts = sublayer.experts, sublayer.experts.num_experts
+    x = norm(h)
+    routing = sublayer.router.choose(sublayer.router.scores(x, NO_CONTEXT))
+    rows, group_sizes, plan = EXCHANGE.dispatch(x, routing, num_experts)
+
+    def route(router: Any, x: Float[Array, "tokens d_model"]) -> Any:
+        scores = router.scores(x, NO_CONTEXT)
+        routing = router.choose(scores)
+        load = count_choices(routing.expert_ids, num_experts) / x.shape[0]
+        return routing.weights, routing_stats(scores, load, jnp.zeros(())).balance_loss
+
+    return {
+        "norm": (lambda norm, h: norm(h), (norm, h)),
+        "router": (route, (sublayer.router, x)),
+        "dispatch": (lambda x: EXCHANGE.dispatch(x, routing, num_experts)[0], (x,)),
+        "experts": (
+            lambda experts, rows: experts.run(rows, group_sizes, experts.weights()),
+            (experts, rows),
+        ),
+        "combine": (
+            lambda rows, weights: EXCHANGE.combine(rows, plan._replace(weights=weights)),
+            (rows, plan.weights),
+        ),
+        "shared expert": (lambda shared, x: shared.mix(x, x), (sublayer.shared_expert, x)),
+    }
+
+
+def dense_twin(
+    layer: CartesianProductLayer, h: Float[Array, "tokens d_model"], top_k: int
+) -> tuple[Run, tuple[Any, ...]]:
+    """Two dense feed-forwards on tokens x k rows in sequence, and two on the tokens."""
+    d_model, d_expert = layer.sublayers[0].experts.up.shape[1:]
+    dense = [FeedForward(d_model, d_expert, "swiglu", 0.02, rngs=nnx.Rngs(i)) for i in range(4)]
+
+    def run(a: Any, b: Any, c: Any, d: Any, rows: Any, h: Any) -> Any:
+        return b(a(rows)), d(c(h))
+
+    return run, (*dense, jnp.tile(h, (top_k, 1)), h)
+
+
+def measure(
+    arguments: argparse.Namespace, num_experts: int, d_expert: int, backward: bool
+) -> dict[str, Timing]:
+    """The layer, its parts and its dense twin, interleaved."""
+    shape = SubLayerShape(arguments.d_model, num_experts, arguments.top_k, d_expert, init_std=0.02)
+    layer = CartesianProductLayer(shape, rngs=nnx.Rngs(0))
+    h = jax.random.normal(jax.random.key(1), (arguments.tokens, arguments.d_model))
+    runs = {
+        "layer": (lambda layer, h: layer(h)[0], (layer, h)),
+        "dense twin": dense_twin(layer, h, arguments.top_k),
+        **parts(layer, h),
+    }
+
+    def case(name: str, forward: Run, inputs: tuple[Any, ...]) -> Case:
+        if not backward:
+            return compile_case(name, forward, *inputs)
+        return compile_case(name, lambda *a: forward_and_backward(forward, *a), *inputs)
+
+    cases = [case(name, *run) for name, run in runs.items()]
+    return {t.case.name: t for t in time_cases(cases, arguments.rounds)}
+
+
+def table(label: str, timings: dict[str, Timing], sublayers: int = 2) -> list[tuple[str, ...]]:
+    """Rows under HEADER: the twin, the layer, and the sum of its parts with the parts below."""
+    layer, twin = timings["layer"], timings["dense twin"]
+    own = {name: t for name, t in timings.items() if name not in ("layer", "dense twin")}
+    parts_sum = sublayers * sum(t.median for t in own.values())
+
+    def row(name: str, t: Timing, *ratios: str) -> tuple[str, ...]:
+        quartiles = f"{t.lower_quartile:.1f}-{t.upper_quartile:.1f}"
+        memory = f"{t.case.temporary_bytes / 1e6:.0f}"
+        return (f"{label}, {name}", f"{t.median:.1f}", quartiles, *ratios, memory)
+
+    return [
+        row("dense twin", twin, "1.00", ""),
+        row(
+            "layer",
+            layer,
+            f"{layer.median / twin.median:.2f}",
+            f"{layer.median / parts_sum:.2f}",
+        ),
+        (f"{label}, sum of parts", f"{parts_sum:.1f}", "", "", "1.00", ""),
+        *(row(f"  2 x {name}", t, "", "") for name, t in own.items()),
+    ]
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line; the defaults are the shapes that the project reports."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--top_k", type=int, default=2)
+    parser.add_argument("--d_model", type=int, default=512)
+    parser.add_argument("--d_expert", type=int, nargs="+", default=[512, 1024])
+    parser.add_argument("--experts", type=int, nargs="+", default=[16, 64])
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--json", help="file to write the measurements to")
+    return parser.parse_args()
+
+
+def expert_rows(arguments: argparse.Namespace) -> tuple[list[tuple[str, ...]], list[dict]]:
+    """The experts alone against their dense twin: rows to print, and records."""
+    setting = experts_benchmark.Setting(
+        arguments.tokens, arguments.top_k, arguments.d_model, "float32", "auto", arguments.rounds
+    )
+    rows, records = [], []
+    for d_expert in arguments.d_expert:
+        for backward in (False, True):
+            timings = experts_benchmark.measure(setting, d_expert, arguments.experts, backward)
+            rows += [experts_benchmark.table_row(t, timings[0]) for t in timings]
+            records += [t.record() | {"ratio": t.median / timings[0].median} for t in timings]
+    return rows, records
+
+
+def main() -> None:
+    """Measure, print two tables, and write the JSON file if asked to."""
+    arguments = parse_arguments()
+    keep_freed_memory()
+    rows, expert_records = expert_rows(arguments)
+    print(format_table(experts_benchmark.HEADER, rows), flush=True)
+    layer_rows, layer_records = [], []
+    for d_expert in arguments.d_expert:
+        for num_experts in arguments.experts:
+            for backward in (False, True):
+                kind = "forward+backward" if backward else "forward"
+                label = f"{kind}, d_expert={d_expert}, E={num_experts}"
+                timings = measure(arguments, num_experts, d_expert, backward)
+                layer_rows += table(label, timings)
+                layer_records += [t.record() | {"case": label} for t in timings.values()]
+    print("\n" + format_table(HEADER, layer_rows))
+    if arguments.json:
+        device = {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
+        content = {**vars(arguments), **device, "experts": expert_records, "layer": layer_records}
+        with open(arguments.json, "w") as file:
+            json.dump(content, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

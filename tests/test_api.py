@@ -1,0 +1,97 @@
+"""The public face, on a run that was really trained."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import cartesian_moe_jax as cmoe
+from cartesian_moe_jax.data import ByteTokenizer, evaluation_batches
+from cartesian_moe_jax.evaluation.of_run import evaluate_run
+from cartesian_moe_jax.training.loop import prepare_corpus
+
+TOKENS = np.frombuffer(b"def add_1(a, b)\ndef add_2(a, b)\n", np.uint8).reshape(2, 16)
+
+
+@pytest.fixture(scope="module")
+def lm(finished_run):
+    return cmoe.load(finished_run.workdir)
+
+
+def test_logits_are_those_of_the_model(lm):
+    logits = lm.logits(TOKENS)
+    assert (logits.shape, logits.dtype) == ((2, 16, 384), jnp.float32)
+    direct, _ = jax.jit(lambda model, tokens: model(tokens))(lm.model, jnp.asarray(TOKENS, "i4"))
+    np.testing.assert_allclose(logits, direct, rtol=1e-5, atol=1e-5)
+
+
+def test_logits_give_the_perplexity_that_the_run_ended_with(lm, finished_run):
+    config = finished_run.config
+    corpus = prepare_corpus(config, ByteTokenizer())
+    batches = evaluation_batches(corpus.split("validation"), config.data.seq_len, 8)
+    nats, count = 0.0, 0
+    for tokens, mask in batches:
+        log_probabilities = jax.nn.log_softmax(lm.logits(tokens[:, :-1]))
+        at_target = np.take_along_axis(np.asarray(log_probabilities), tokens[:, 1:, None], -1)
+        nats -= float(at_target[..., 0][mask].sum())
+        count += int(mask.sum())
+        if count >= config.evaluation.max_tokens:
+            break
+    measured = finished_run.result["validation"]
+    assert measured["tokens"] == count
+    assert measured["loss"] == pytest.approx(nats / count, rel=1e-4)
+    assert measured["perplexity"] == pytest.approx(math.exp(nats / count), rel=1e-3)
+    assert measured["perplexity"] < 100 < 384, "training must have taught something"
+
+
+def test_eval_measures_what_the_run_ended_with(finished_run):
+    evaluation = evaluate_run(finished_run.workdir)
+    assert evaluation["step"] == 20
+    for name, value in finished_run.result["validation"].items():
+        assert evaluation[name] == pytest.approx(value, rel=1e-6)
+    assert json.loads((finished_run.workdir / "evaluation.json").read_text()) == evaluation
+
+
+def test_generated_text_continues_the_prompt(lm):
+    text = lm.generate("def ", max_new_tokens=8, seed=1)
+    assert text.startswith("def ")
+    assert len(text) > len("def ")
+    assert text == lm.generate("def ", max_new_tokens=8, seed=1)
+    assert text == lm.generate(list(b"def "), max_new_tokens=8, seed=1)
+    assert lm.generate("def ", max_new_tokens=0) == "def "
+
+
+def test_generated_text_takes_the_most_likely_token(lm):
+    text = lm.generate("def ", max_new_tokens=1, temperature=0.0)
+    logits = lm.logits(np.array([[256, *b"def "]]))[0, -1, :257]
+    assert text.encode() == b"def " + bytes([int(jnp.argmax(logits))])
+
+
+@pytest.mark.parametrize("wrong", [-1, 384])
+def test_a_token_outside_the_vocabulary_is_an_error(lm, wrong):
+    with pytest.raises(cmoe.UserError, match=f"token id {wrong} is not allowed: 0 to 383"):
+        lm.logits(np.array([[1, wrong]]))
+    with pytest.raises(cmoe.UserError, match=f"token id {wrong} is not allowed"):
+        lm.generate([1, wrong], max_new_tokens=1)
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": -0.5}, {"max_new_tokens": -1}])
+def test_negative_numbers_are_errors(lm, wrong):
+    with pytest.raises(cmoe.UserError, match="at least 0"):
+        lm.generate("def ", **wrong)
+
+
+def test_a_folder_without_a_run_is_an_error(tmp_path):
+    for open_run in (cmoe.load, evaluate_run):
+        with pytest.raises(cmoe.UserError, match="holds no run"):
+            open_run(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_step_without_checkpoint_is_an_error(finished_run):
+    for open_run in (cmoe.load, evaluate_run):
+        with pytest.raises(cmoe.UserError, match=r"step=7 has no checkpoint in .*: there are 20"):
+            open_run(finished_run.workdir, step=7)
