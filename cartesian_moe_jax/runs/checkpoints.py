@@ -20,8 +20,9 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int = 1, *, read_only: bool = False):
         self.folder = folder.absolute()
         handlers = {name: ocp.StandardCheckpointHandler() for name in ARRAYS}
+        # Not Orbax's own read_only: it warns at every start.
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=None if read_only else keep, create=not read_only, read_only=read_only
+            max_to_keep=None if read_only else keep, create=not read_only
         )
         self._manager = ocp.CheckpointManager(
             self.folder,
