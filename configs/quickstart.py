@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config.data.seq_len = 128
     config.optimizer.learning_rate = 4e-3
     config.optimizer.warmup_steps = 100
-    config.training.steps = 1200
+    config.training.steps = 1100
     config.training.batch_size = 16
     config.training.checkpoint_every = 500
     return config

@@ -1,5 +1,6 @@
 """Training from a config to a finished run directory, top to bottom."""
 
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,9 +75,13 @@ def prepare_corpus(config: Config, tokenizer: Tokenizer) -> PackedCorpus:
     The first process of a machine packs; the others find its folder when it is complete.
     """
     data = config.data
-    return prepare(
-        data.corpus, tokenizer, cache_folder(data.cache_dir, "data"), data.validation_share
-    )
+    folder = cache_folder(data.cache_dir, "data")
+    corpus = prepare(data.corpus, tokenizer, folder, data.validation_share)
+    splits = corpus.metadata["splits"].items()
+    sizes = ", ".join(f"{facts['tokens']:,} tokens for {name}" for name, facts in splits)
+    if jax.process_index() == 0:
+        print(f"{data.corpus}: {sizes}, in {corpus.directory}", file=sys.stderr)
+    return corpus
 
 
 def resume_or_create(trainer: Trainer, checkpoints: Checkpoints) -> tuple[TrainState, float]:

@@ -8,24 +8,27 @@ from tqdm import tqdm
 from cartesian_moe_jax.training.metrics import worst_load
 
 
+FORMAT = "step {n_fmt}/{total_fmt} |{bar:20}| {desc}left {remaining}"
+
+
 class Progress:
     """A bar with step, loss, tokens/s, expert balance and time left; plain lines without a tty."""
 
     def __init__(self, steps: int, position: int, *, show: bool = True):
-        if not sys.stderr.isatty():
+        terminal = sys.stderr.isatty()
+        if not terminal:
             tqdm.monitor_interval = 0  # or a thread adds lines between ours
         self._bar = tqdm(
             total=steps,
             initial=position,
             unit="step",
+            desc="compiling  ",
             disable=not show,
             file=sys.stderr,
-            mininterval=0.5 if sys.stderr.isatty() else 15.0,
+            mininterval=0.5 if terminal else 15.0,
             dynamic_ncols=True,
-            bar_format="step {n_fmt}/{total_fmt} |{bar:20}| {desc}left {remaining}",
+            bar_format=FORMAT if terminal else FORMAT + "\n",
         )
-        if show and not sys.stderr.isatty():
-            self._bar.bar_format += "\n"
 
     def advance(self) -> None:
         """Count one step."""

@@ -1,5 +1,6 @@
 """A finished run in words."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ from typing import Any
 def summary(result: dict[str, Any], workdir: Path) -> str:
     """Describe a result for people: perplexity beside the baseline, a sample, what to try next."""
     validation, baseline = result["validation"], result["baseline"]
+    python = _python()
     total, active = result["parameters"], result["active_parameters"]
     lines = [
         "",
@@ -26,11 +28,16 @@ def summary(result: dict[str, Any], workdir: Path) -> str:
         f"run          {workdir}",
         "",
         "try next",
-        f"  python eval.py --workdir={workdir}",
-        f"  tensorboard --logdir={workdir}",
-        f"  python -c \"import cartesian_moe_jax as cmoe; lm = cmoe.load('{workdir}'); "
-        "print(lm.generate('import ', max_new_tokens=200))\"",
-        "  python train.py --config=configs/quickstart.py --workdir=/tmp/wider "
+        f"  {python} eval.py --workdir={workdir}",
+        f"  {python} -m cartesian_moe_jax generate --workdir={workdir} --prompt='import '",
+        f"  {python} train.py --config=configs/quickstart.py --workdir=runs/wider "
         "--config.model.d_model=256",
+        f"  tensorboard --logdir={workdir}   (pip install tensorboard)",
     ]
     return "\n".join(lines)
+
+
+def _python() -> str:
+    """Return how to call this interpreter from the current folder."""
+    executable, here = Path(sys.executable), Path.cwd()
+    return str(executable.relative_to(here)) if executable.is_relative_to(here) else "python"
