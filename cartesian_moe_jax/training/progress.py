@@ -7,7 +7,6 @@ from tqdm import tqdm
 
 from cartesian_moe_jax.training.metrics import worst_load
 
-
 FORMAT = "step {n_fmt}/{total_fmt} |{bar:20}| {desc}left {remaining}"
 
 
