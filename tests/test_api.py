@@ -13,7 +13,7 @@ from cartesian_moe_jax.data import ByteTokenizer, evaluation_batches
 from cartesian_moe_jax.evaluation.of_run import evaluate_run
 from cartesian_moe_jax.training.loop import prepare_corpus
 
-TOKENS = np.frombuffer(b"def add_1(a, b)\ndef add_2(a, b)\n", np.uint8).reshape(2, 16)
+TOKENS = np.array([list(b"def add_1(a, b)\n"), list(b"def add_2(a, b)\n")])
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def lm(finished_run):
 def test_logits_are_those_of_the_model(lm):
     logits = lm.logits(TOKENS)
     assert (logits.shape, logits.dtype) == ((2, 16, 384), jnp.float32)
-    direct, _ = jax.jit(lambda model, tokens: model(tokens))(lm.model, jnp.asarray(TOKENS, "i4"))
+    direct, _ = jax.jit(lambda model, tokens: model(tokens))(lm.model, jnp.asarray(TOKENS))
     np.testing.assert_allclose(logits, direct, rtol=1e-5, atol=1e-5)
 
 

@@ -56,13 +56,13 @@ def train(config: Config, workdir: Path) -> Outcome:
         StopRequest() as stop,
         Checkpoints(run.checkpoints, config.training.keep_checkpoints) as checkpoints,
     ):
-        state, seconds = resume_or_create(trainer, checkpoints)
+        state, past = resume_or_create(trainer, checkpoints)
         with Recorder(trainer, run, int(state.step), writes=writes) as recorder:
-            state = run_steps(trainer, state, checkpoints, recorder, stop, seconds)
+            state = run_steps(trainer, state, past, checkpoints, recorder, stop)
         if int(state.step) < config.training.steps:
             return Outcome(stopped_at=int(state.step), signal=stop.signal)
         checkpoints.wait()
-        seconds += recorder.speed.seconds
+        seconds = past["training_seconds"] + recorder.speed.seconds
         result = make_result(trainer, state.parameters, recorder.speed, seconds)
     if writes:
         run.write_json("result.json", result)
@@ -84,26 +84,31 @@ def prepare_corpus(config: Config, tokenizer: Tokenizer) -> PackedCorpus:
     return corpus
 
 
-def resume_or_create(trainer: Trainer, checkpoints: Checkpoints) -> tuple[TrainState, float]:
-    """Return the state of the newest checkpoint, or a new one, and the seconds trained so far."""
+def resume_or_create(
+    trainer: Trainer, checkpoints: Checkpoints
+) -> tuple[TrainState, dict[str, Any]]:
+    """Return the state of the newest checkpoint, or a new one, and the progress until then.
+
+    ``data_position`` is the number of global batches taken, ``training_seconds`` the time.
+    """
     newest = checkpoints.newest()
     if newest is None:
-        return trainer.create_state(), 0.0
+        return trainer.create_state(), {"data_position": 0, "training_seconds": 0.0}
     return trainer.restore_state(checkpoints, newest)
 
 
 def run_steps(
     trainer: Trainer,
     state: TrainState,
+    past: dict[str, Any],
     checkpoints: Checkpoints,
     recorder: Recorder,
     stop: StopRequest,
-    seconds: float,
 ) -> TrainState:
     """Run steps until the last one or a stop request; the state returned has a checkpoint."""
     config = trainer.config
     first, last = int(state.step), config.training.steps
-    batches = trainer.batches(position=first)
+    batches = trainer.batches(past["data_position"])
     for step in range(first + 1, last + 1):
         state, report = trainer.step(state, trainer.place(next(batches)))
         recorder.step(step, report)
@@ -113,7 +118,11 @@ def run_steps(
             recorder.validation(step, trainer.evaluator.perplexity(state.parameters))
         stopping = stop.signal is not None
         if stopping or step == last or _is_due(step, config.training.checkpoint_every):
-            progress = {"training_seconds": seconds + recorder.speed.seconds}
+            progress = {
+                "data_position": batches.position,
+                "data_hash": trainer.corpus.content_hash,
+                "training_seconds": past["training_seconds"] + recorder.speed.seconds,
+            }
             checkpoints.save(step, {name: getattr(state, name) for name in ARRAYS}, progress)
         if stopping:
             break

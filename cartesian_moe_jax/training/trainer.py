@@ -1,11 +1,14 @@
 """What trains a model, built from its config: mesh, layout, optimizer, compiled step."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.data.loader import TrainingBatches, training_batches
 from cartesian_moe_jax.data.packed import PackedCorpus
+from cartesian_moe_jax.data.windows import WindowSource
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.evaluation.evaluator import Evaluator
 from cartesian_moe_jax.models.build import layout_named
@@ -21,6 +24,7 @@ class Trainer:
 
     def __init__(self, config: Config, corpus: PackedCorpus):
         self.config, self.corpus = config, corpus
+        WindowSource(corpus.split("train"), config.data.seq_len)  # too short a corpus fails here
         self.mesh = make_mesh(config.parallel)
         self.layout = layout_named(config.parallel.layout)
         self.optimizer = make_optimizer(config.optimizer, config.training.steps)
@@ -39,12 +43,22 @@ class Trainer:
         seed = self.config.training.seed
         return create_state(self.config.model, self.layout, self.optimizer, self.mesh, seed)
 
-    def restore_state(self, checkpoints: Checkpoints, step: int) -> tuple[TrainState, float]:
-        """Return the state of a checkpoint, and the seconds trained until then."""
+    def restore_state(
+        self, checkpoints: Checkpoints, step: int
+    ) -> tuple[TrainState, dict[str, Any]]:
+        """Return the state of a checkpoint, and the progress saved with it.
+
+        Raises UserError if the checkpoint does not fit, or the corpus is not what it was.
+        """
         abstract = {name: getattr(self.abstract, name) for name in ARRAYS}
         items, progress = checkpoints.restore(step, abstract)
+        if progress["data_hash"] != self.corpus.content_hash:
+            raise UserError(
+                f"config.data.corpus={self.config.data.corpus!r} has changed since step {step}: "
+                f"its hash was {progress['data_hash'][:12]}, now {self.corpus.content_hash[:12]}"
+            )
         step_array = jax.device_put(jnp.asarray(step, jnp.int32), self.abstract.step.sharding)
-        return TrainState(step_array, **items), progress["training_seconds"]
+        return TrainState(step_array, **items), progress
 
     def batches(self, position: int) -> TrainingBatches:
         """Return this process's rows of the global batches from ``position`` on."""

@@ -63,7 +63,8 @@ def test_a_scanned_segment_equals_its_layers_run_by_hand():
 
 def compiled_gradient(remat):
     """The compiled gradient of a sum over logits, and its value, in a model of four layers."""
-    config = small(num_layers=4, remat=remat, moe={"interval": 1, **REFERENCE})
+    moe = {"interval": 1, "sublayers": 1, "num_experts": 2, "shared_expert": False, **REFERENCE}
+    config = small(num_layers=4, remat=remat, moe=moe)
     model = tiny.model(config, seed=1)
 
     def total(parameters):

@@ -16,6 +16,7 @@ from tests import tiny
 
 LAYOUT = LAYOUTS["data"]
 TOKENS = jnp.asarray(np.frombuffer(tiny.TEXT[: 8 * 17].encode(), np.uint8).reshape(8, 17), "i4")
+FEW_EXPERTS = {"num_experts": 2, "top_k": 1}
 
 
 def config_of(**moe):
@@ -54,10 +55,10 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch():
 @pytest.fixture(scope="module")
 def under_coefficients():
     """What is minimised, loss, statistics and gradients, by (balance_loss, z_loss)."""
-    model = tiny.model(config_of())
+    model = tiny.model(config_of(**FEW_EXPERTS))
     results = {}
-    for balance_loss, z_loss in [(0.0, 0.0), (0.5, 0.0), (0.5, 0.25)]:
-        config = config_of(balance_loss=balance_loss, z_loss=z_loss)
+    for balance_loss, z_loss in [(0.0, 0.0), (0.5, 0.25)]:
+        config = config_of(balance_loss=balance_loss, z_loss=z_loss, **FEW_EXPERTS)
 
         def of(parameters, config=config):
             return objective(with_parameters(model, parameters), TOKENS, config)
@@ -75,19 +76,14 @@ def test_auxiliary_losses_are_minimised_but_not_reported(under_coefficients):
     # One layer of two sub-layers: each has a balance loss of about 1, and a z-loss.
     assert stats.balance_loss.shape == stats.z_loss.shape == (1, 2)
     assert 1.9 < balance < 4
-    assert z > 1
+    assert z > 0.9  # 2 log(2)^2 = 0.96 where all logits are 0
     np.testing.assert_allclose(total, loss + 0.5 * balance + 0.25 * z, rtol=1e-6)
-    for other_total, other_loss, _, _ in under_coefficients.values():
-        np.testing.assert_allclose(other_loss, loss, rtol=1e-6)
-        assert other_total >= other_loss
-    assert under_coefficients[0.0, 0.0][0] == under_coefficients[0.0, 0.0][1]
+    plain_total, plain_loss, _, _ = under_coefficients[0.0, 0.0]
+    np.testing.assert_allclose([plain_total, plain_loss], [loss, loss], rtol=1e-6)
 
 
-@pytest.mark.parametrize("coefficients", [(0.5, 0.0), (0.5, 0.25)])
-def test_auxiliary_losses_reach_the_routers_and_nothing_behind_them(
-    under_coefficients, coefficients
-):
-    plain, changed = (under_coefficients[c][-1] for c in [(0.0, 0.0), coefficients])
+def test_auxiliary_losses_reach_the_routers_and_nothing_behind_them(under_coefficients):
+    plain, changed = (gradients for *_, gradients in under_coefficients.values())
     differ = {n for n in plain if not np.allclose(plain[n], changed[n], rtol=1e-4, atol=1e-7)}
     layer = "segments/0/blocks/0"
     routers = {f"{layer}/feed_forward/sublayers/{i}/router/weight" for i in (0, 1)}
@@ -99,8 +95,7 @@ def test_auxiliary_losses_reach_the_routers_and_nothing_behind_them(
 
 
 def test_the_loss_of_a_repeated_batch_falls():
-    config = config_of()
-    step, state = start(config, learning_rate=1e-2, weight_decay=0.0)
+    step, state = start(config_of(**FEW_EXPERTS), learning_rate=1e-2, weight_decay=0.0)
     step = step()
     losses = []
     for _ in range(60):
