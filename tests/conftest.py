@@ -4,7 +4,9 @@ import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8"
+    + " --xla_backend_optimization_level=0"  # compiling is what takes time here
 )
 
 import jax
@@ -30,13 +32,10 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory):
-    """A one-layer run of 20 steps on 8 devices, trained once: do not change its folder."""
-    from cartesian_moe_jax import config as schema
-    from cartesian_moe_jax.training.loop import train
+    """A one-layer run of 20 steps that train.py made on 8 devices: do not change its folder."""
     from tests import processes
 
     folder = tmp_path_factory.mktemp("finished")
     training = {"steps": 20, "log_every": 1}
     values = processes.values(folder, training=training, parallel={"data": -1})
-    outcome = train(schema.read(values), folder / "run")
-    return processes.FinishedRun(values, schema.read(values), folder / "run", outcome.result)
+    return processes.train(values, folder / "run")

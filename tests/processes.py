@@ -1,15 +1,17 @@
 """train.py and eval.py as processes of their own, and runs small enough to train in tests."""
 
-import os
+import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cartesian_moe_jax import config as schema
 from cartesian_moe_jax.config import Config
 from tests import tiny
 
 ROOT = Path(__file__).parents[1]
+BASE = "--config=configs/base.py"
 XLA_CACHE = ROOT / ".pytest_cache" / "xla"
 
 ONE_LAYER = {
@@ -28,12 +30,13 @@ class Finished(NamedTuple):
 
 
 class FinishedRun(NamedTuple):
-    """A run that was trained in one go."""
+    """A run that train.py trained in one go: its command, and how the process ended."""
 
-    values: dict[str, Any]
     config: Config
     workdir: Path
     result: dict[str, Any]
+    command: list[str]
+    ended: Finished
 
 
 def values(tmp_path, **sections):
@@ -48,17 +51,23 @@ def flags(values, name="--config"):
     return [flag for key, value in values.items() for flag in flags(value, f"{name}.{key}")]
 
 
-def start(script, *arguments, devices=1, **options):
-    """Start an entry point on this many virtual devices."""
-    count = f"--xla_force_host_platform_device_count={devices}"
+def train(values, workdir):
+    """Run train.py to its end."""
+    command = ["train.py", BASE, *flags(values)]
+    ended = finish(start(*command, f"--workdir={workdir}"))
+    assert ended.status == 0, ended.err
+    result = json.loads((workdir / "result.json").read_text())
+    return FinishedRun(schema.read(values), workdir, result, command, ended)
+
+
+def start(script, *arguments, python=(sys.executable,)):
+    """Start an entry point, on as many virtual devices as the tests have."""
     return subprocess.Popen(
-        [sys.executable, script, *map(str, arguments)],
+        [*python, script, *arguments],
         cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": count},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        **options,
     )
 
 

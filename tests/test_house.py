@@ -27,6 +27,7 @@ FLOORS = {
     "training": 7,
     "api": 8,
     "__init__": 9,
+    "__main__": 9,
 }
 """The floor of each package, and of each module that is in none."""
 

@@ -8,6 +8,7 @@ from jaxtyping import Shaped
 from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.data.loader import evaluation_batches
 from cartesian_moe_jax.data.packed import PackedCorpus
+from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.evaluation.generation import generate_tokens, make_sampler
 from cartesian_moe_jax.evaluation.perplexity import (
     Parameters,
@@ -26,6 +27,11 @@ class Evaluator:
 
     def __init__(self, config: Config, corpus: PackedCorpus, mesh: Mesh, layout: Layout):
         self.config, self.corpus, self.mesh = config, corpus, mesh
+        if len(corpus.split("validation")) < 2:
+            raise UserError(
+                f"config.data.validation_share={config.data.validation_share} leaves the "
+                f"validation split of {config.data.corpus!r} without text"
+            )
         self.skeleton = abstract_model(config.model, layout)
         self._step = jax.jit(make_evaluation_step(self.skeleton, config.model))
 

@@ -44,8 +44,12 @@ class Progress:
 
     def line(self, text: str) -> None:
         """Print a line above the bar."""
-        if not self._bar.disable:
+        if self._bar.disable:
+            return
+        if sys.stderr.isatty():
             self._bar.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr)
 
     def close(self) -> None:
         """Leave the bar as it is."""

@@ -98,14 +98,7 @@ def test_a_run_killed_between_checkpoints_goes_on_from_the_newest(finished_run, 
     workdir = tmp_path / "run"
     # Checkpoints and validations that the other run did not have must change nothing.
     often = ["--config.training.checkpoint_every=2", "--config.evaluation.every=3"]
-    killed = processes.start(
-        "train.py",
-        "--config=configs/base.py",
-        f"--workdir={workdir}",
-        *processes.flags(finished_run.values),
-        *often,
-        devices=jax.device_count(),
-    )
+    killed = processes.start(*finished_run.command, *often, f"--workdir={workdir}")
     wait_until(lambda: (workdir / "checkpoints" / "4").is_dir() or killed.poll() is not None)
     killed.kill()
     status, _, err = processes.finish(killed)
@@ -125,7 +118,6 @@ DAMAGES = {
     "optimizer": lambda step: largest(step / "optimizer"),
     "index": lambda step: step / "parameters" / "manifest.ocdbt",
     "metadata": lambda step: step / "parameters" / "_METADATA",
-    "list of items": lambda step: step / "_CHECKPOINT_METADATA",
     "progress": lambda step: step / "progress" / "metadata",
 }
 
