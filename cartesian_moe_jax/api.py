@@ -44,17 +44,15 @@ class TrainedModel:
         self._sampler = make_sampler(config.data.seq_len, tokenizer.vocab_size)
 
     def logits(
-        self, tokens: Int[Array, "batch seq"] | Int[np.ndarray, "batch seq"]
+        self,
+        tokens: Int[Array, "batch seq"] | Int[np.ndarray, "batch seq"] | Sequence[Sequence[int]],
     ) -> Float[Array, "batch seq vocab"]:
         """Return float32 logits of the token that follows each position. Compiles per shape.
 
         Raises UserError if a token id is not in the model's vocabulary.
         """
         tokens = np.asarray(tokens)
-        vocab_size = self.config.model.vocab_size
-        if tokens.size and not (tokens.min() >= 0 and tokens.max() < vocab_size):
-            wrong = tokens[(tokens < 0) | (tokens >= vocab_size)][0]
-            raise UserError(f"token id {wrong} is not allowed: 0 to {vocab_size - 1}")
+        self._check(tokens)
         return self._logits(self.model, jnp.asarray(tokens, jnp.int32))
 
     def generate(
@@ -67,13 +65,14 @@ class TrainedModel:
         """Return ``prompt`` (text or token ids) and what the model writes after it.
 
         Stops at an end-of-text token. ``temperature=0`` takes the most likely token each time.
-        Raises UserError for a negative temperature or length.
+        Raises UserError for a negative temperature or length, or a token id out of range.
         """
         if temperature < 0 or max_new_tokens < 0:
             raise UserError(
                 f"temperature={temperature}, max_new_tokens={max_new_tokens}: at least 0 wanted"
             )
         given = self.tokenizer.encode(prompt).tolist() if isinstance(prompt, str) else list(prompt)
+        self._check(np.asarray(given, np.int64))
         tokens = generate_tokens(
             self._sampler,
             self.model,
@@ -86,6 +85,12 @@ class TrainedModel:
         )
         return self.tokenizer.decode([*given, *tokens])
 
+    def _check(self, tokens: Int[np.ndarray, "..."]) -> None:
+        vocab_size = self.config.model.vocab_size
+        wrong = tokens[(tokens < 0) | (tokens >= vocab_size)]
+        if wrong.size:
+            raise UserError(f"token id {wrong[0]} is not allowed: 0 to {vocab_size - 1}")
+
 
 def load(workdir: str | Path, step: int | None = None) -> TrainedModel:
     """Load the newest checkpoint of a run (or that of ``step``) onto one device.
@@ -93,7 +98,7 @@ def load(workdir: str | Path, step: int | None = None) -> TrainedModel:
     Raises UserError if ``workdir`` holds no run, the run has no such checkpoint, or it does not
     fit the run's config.
     """
-    run = RunDirectory.of_existing(Path(workdir))
+    run = RunDirectory.of_existing(Path(workdir).expanduser())
     config = run.config()
     layout, mesh = LAYOUTS["data"], single_device_mesh()
     skeleton = abstract_model(config.model, layout)

@@ -51,7 +51,9 @@ def _parse(argv: Sequence[str]) -> list[str]:
 
 def _guarded(main: Callable[[], int | None]) -> None:
     if not any("verbosity" in argument for argument in sys.argv[1:]):
-        logging.set_verbosity(logging.ERROR)  # or Orbax writes pages
+        # Or Orbax writes pages, and its callbacks after a failed save more, beside our one line.
+        logging.set_verbosity(logging.FATAL)
+        sys.unraisablehook = lambda unraisable: None
     keep_freed_memory()
     try:
         status = main() or 0

@@ -21,7 +21,7 @@ def make_sampler(window: int, vocab_size: int, rows: int = 1) -> Callable[..., I
     @jax.jit
     def sample(
         model: LanguageModel,
-        tokens: Int[Array, "1 {window}"],
+        tokens: Int[Array, "1 window"],
         length: Int[Array, ""],
         temperature: Float[Array, ""],
         key: PRNGKeyArray,

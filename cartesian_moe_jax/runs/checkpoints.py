@@ -22,7 +22,9 @@ class Checkpoints:
         handlers = {name: ocp.StandardCheckpointHandler() for name in ARRAYS}
         # Not Orbax's own read_only: it warns at every start.
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=None if read_only else keep, create=not read_only
+            max_to_keep=None if read_only else keep,
+            create=not read_only,
+            cleanup_tmp_directories=not read_only,
         )
         self._manager = ocp.CheckpointManager(
             self.folder,
@@ -74,11 +76,13 @@ class Checkpoints:
 
         Raises UserError that names each array that is missing, extra or of another shape.
         """
-        self._check_fit(step, abstract)
         arrays = {n: ocp.args.StandardRestore(flat_names(t)) for n, t in abstract.items()}
         args = ocp.args.Composite(**arrays, progress=ocp.args.JsonRestore())
         try:
+            self._check_fit(step, abstract)
             restored = self._manager.restore(step, args=args)
+        except UserError:
+            raise
         except Exception as error:
             raise UserError(
                 f"checkpoint {self.folder / str(step)} cannot be read: {_first_line(error)}"
@@ -89,7 +93,7 @@ class Checkpoints:
     def _check_fit(self, step: int, abstract: Mapping[str, Any]) -> None:
         metadata = self._manager.item_metadata(step)
         for item, tree in abstract.items():
-            if metadata[item] is None:
+            if metadata.get(item) is None:
                 raise UserError(f"checkpoint {self.folder / str(step)} holds no {item}")
             stored = {name: _kind(value) for name, value in metadata[item].items()}
             wanted = {name: _kind(value) for name, value in flat_names(tree).items()}
@@ -104,6 +108,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
+            self._manager.reload()  # what is on disk; the manager has dropped what it was to delete
             newest = self.newest()
             kept = "none is complete" if newest is None else f"step {newest} is the newest complete"
             raise UserError(

@@ -41,7 +41,7 @@ class RunDirectory:
                     f"{path} holds a run of another config ({'; '.join(changed)}): "
                     "choose another --workdir, or the config of that run"
                 )
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        elif path.exists() and (not path.is_dir() or _foreign_files(path)):
             raise UserError(f"--workdir={path} is not empty and holds no run (no config.json)")
         return run
 
@@ -51,8 +51,8 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--workdir={self.path} cannot be made: {error.strerror}") from error
-        self.write_json("tokenizer.json", tokenizer)
         self.write_json("config.json", dataclasses.asdict(config))
+        self.write_json("tokenizer.json", tokenizer)
 
     @classmethod
     def of_existing(cls, path: Path) -> "RunDirectory":
@@ -97,3 +97,8 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         """The folder of checkpoints."""
         return self.path / "checkpoints"
+
+
+def _foreign_files(folder: Path) -> list[Path]:
+    """List what is not left over from a run that was killed as it began."""
+    return [file for file in folder.iterdir() if file.suffix != ".partial"]

@@ -37,8 +37,7 @@ class FileMetrics:
         file = folder / "metrics.jsonl"
         _keep_until(file, position)
         self._stream = file.open("a", encoding="utf-8")
-        purge = {"purge_step": position + 1} if position else {}
-        self._board = SummaryWriter(str(folder / "tensorboard"), **purge)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=position + 1)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one JSON line, and one point per TensorBoard curve."""

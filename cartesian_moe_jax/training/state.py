@@ -14,6 +14,11 @@ from cartesian_moe_jax.models.parameters import named_parameters, parameter_shar
 from cartesian_moe_jax.parallel.layouts import Layout
 from cartesian_moe_jax.parallel.mesh import replicated
 
+_RUN_ONCE = {
+    "cpu": {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+}
+"""Compiler options of a program that runs once: on CPU, optimising it takes longer than running."""
+
 
 class TrainState(NamedTuple):
     """Randomness is not part of it: it derives from the seed and the step."""
@@ -65,5 +70,9 @@ def create_state(
 ) -> TrainState:
     """Create the state where it belongs: no device ever holds more than its part."""
     where = jax.tree.map(lambda s: s.sharding, abstract_state(config, layout, optimizer, mesh))
-    create = jax.jit(lambda: init_state(config, layout, optimizer, seed), out_shardings=where)
+    create = jax.jit(
+        lambda: init_state(config, layout, optimizer, seed),
+        out_shardings=where,
+        compiler_options=_RUN_ONCE.get(jax.default_backend()),
+    )
     return create()
