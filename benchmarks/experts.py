@@ -2,9 +2,9 @@
 
     python -m benchmarks.experts --json=experts.json
 
-The ratio is the price of having many experts; 1 means that they cost no more than one. The times
-include fresh memory for the results, among them the weight gradients of all experts. Where the
-kernel maps memory in small pages, that is much of the difference at many experts: compare
+The ratio is the price of having many experts; 1 means that they cost no more than one. Freed
+memory is kept, as in training. The weight gradients of all experts are results that many experts
+have and the twin has not; in memory of small pages they are much of the difference: compare
 `GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python -m benchmarks.experts`.
 """
 
@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int
 
 from benchmarks.timing import Case, Timing, compile_case, format_table, time_cases
 from cartesian_moe_jax.kernels import BACKENDS, FeedForwardWeights, grouped_feed_forward
+from cartesian_moe_jax.process_memory import keep_freed_memory
 
 HEADER = ("computation", "ms", "quartiles", "ratio", "temporary MB", "compile s")
 
@@ -144,6 +145,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Measures, prints one table, and writes the JSON file if asked to."""
     arguments = parse_arguments()
+    keep_freed_memory()
     fields = [field.name for field in dataclasses.fields(Setting)]
     setting = Setting(**{name: getattr(arguments, name) for name in fields})
     rows, records = [], []
