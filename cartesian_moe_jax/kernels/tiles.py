@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 Carry = TypeVar("Carry")
 
-_FRACTIONS = (0.25, 0.5, 0.75, 1.0, 1.0625, 1.125, 1.25)
+_FRACTIONS = (0.25, 0.5, 0.75, 1.0, 1.125, 1.25)
 _STEP = 16
 _LARGEST_MEAN = 512
 
