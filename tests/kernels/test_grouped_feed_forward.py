@@ -81,7 +81,7 @@ def test_reference_follows_the_definition():
     assert_close(output, expected)
 
 
-def compare_with_reference(rows, sizes, activation="swiglu"):
+def assert_matches_reference(rows, sizes, activation="swiglu"):
     x, weights, cotangent = make_arguments(rows, len(sizes), ACTIVATIONS[activation].gated)
     actual, expected = (
         run(x, jnp.array(sizes), weights, cotangent, activation, backend)
@@ -93,13 +93,13 @@ def compare_with_reference(rows, sizes, activation="swiglu"):
 @pytest.mark.parametrize("activation", ["swiglu", "gelu"])
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
 def test_tiled_matches_reference(activation, sizes):
-    compare_with_reference(ROWS, sizes, activation)
+    assert_matches_reference(ROWS, sizes, activation)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("sizes", [FEW_SIZES, [0, 0, 100, 0, 0, 0], [0] * 6], ids=str)
 def test_every_activation_matches_reference(activation, sizes):
-    compare_with_reference(FEW_ROWS, sizes, activation)
+    assert_matches_reference(FEW_ROWS, sizes, activation)
 
 
 @pytest.mark.parametrize("backend", ["tiled", "reference"])
@@ -119,7 +119,7 @@ def test_rows_behind_the_live_ones_are_ignored(backend):
     ("rows", "sizes"), [(7, [0, 2, 0, 1, *[0] * 14, 3, 1]), (1, [0, 1, 0]), (33, [1] * 33)]
 )
 def test_more_experts_than_rows_and_fewer_rows_than_a_tile(rows, sizes):
-    compare_with_reference(rows, sizes)
+    assert_matches_reference(rows, sizes)
 
 
 def test_value_without_gradient():
