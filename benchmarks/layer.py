@@ -126,7 +126,7 @@ def table(label: str, timings: dict[str, Timing], sublayers: int = 2) -> list[tu
             f"{layer.median / parts_sum:.2f}",
         ),
         (f"{label}, sum of parts", f"{parts_sum:.1f}", "", "", "1.00", ""),
-        *(row(f"  2 x {name}", t, "", "") for name, t in own.items()),
+        *(row(f"  each of {sublayers} x {name}", t, "", "") for name, t in own.items()),
     ]
 
 
