@@ -1,22 +1,27 @@
-"""Evaluate a run on its validation split: python eval.py --workdir=DIR."""
-
-from pathlib import Path
+"""Evaluate a run: python eval.py --workdir=DIR [--corpus=text:FILES --split=all --stride=64]."""
 
 from absl import flags
 
-from cartesian_moe_jax.evaluation.of_run import evaluate_run
+from cartesian_moe_jax.evaluation.of_run import Asked, evaluate_run
+from cartesian_moe_jax.evaluation.report import report
+from cartesian_moe_jax.paths import as_path
 from configs import flags as config_flags
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
 STEP = flags.DEFINE_integer("step", None, "The checkpoint; the newest if not given.")
+CORPUS = flags.DEFINE_string("corpus", "", "Any corpus; the run's own if not given.")
+SPLIT = flags.DEFINE_string(
+    "split", "", "train, validation, all, or one of a tfds dataset; validation, or all of --corpus."
+)
+STRIDE = flags.DEFINE_integer("stride", 0, "Tokens between windows; 0: they do not overlap.")
+MAX_TOKENS = flags.DEFINE_integer("max_tokens", None, "Predicted at most; 0: all.", lower_bound=0)
 
 
 def main() -> None:
-    """Print the perplexity, and leave it in evaluation.json."""
-    workdir = Path(WORKDIR.value).expanduser()
-    result = evaluate_run(workdir, STEP.value)
-    for name, value in result.items():
-        print(f"{name:16} {value}")
+    """Print token, byte and word perplexity, and leave them in evaluation.json."""
+    workdir = as_path(WORKDIR.value)
+    asked = Asked(CORPUS.value, SPLIT.value, STRIDE.value, MAX_TOKENS.value)
+    print(report(evaluate_run(workdir, STEP.value, asked)))
     print(f"{'written to':16} {workdir / 'evaluation.json'}")
 
 

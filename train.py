@@ -1,10 +1,10 @@
 """Train, or continue, a run: python train.py --config=configs/quickstart.py --workdir=DIR."""
 
 import signal
-from pathlib import Path
 
 from absl import flags
 
+from cartesian_moe_jax.paths import as_path
 from cartesian_moe_jax.training.loop import train
 from cartesian_moe_jax.training.summary import summary
 from configs import flags as config_flags
@@ -14,7 +14,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=Tr
 
 def main() -> int:
     """Train; a run that is stopped says how to go on."""
-    workdir = Path(WORKDIR.value).expanduser()
+    workdir = as_path(WORKDIR.value)
     outcome = train(config_flags.config(), workdir)
     if outcome.result is None:
         print(f"stopped at step {outcome.stopped_at}: the same command continues {workdir}")

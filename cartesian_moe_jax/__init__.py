@@ -5,16 +5,20 @@
 >>> lm.generate("def ", max_new_tokens=64, temperature=0.8, seed=0)
 """
 
-from cartesian_moe_jax.api import (
-    CartesianProductLayer,
-    Config,
-    LanguageModel,
-    RoutingStats,
-    SubLayerShape,
-    TrainedModel,
-    UserError,
-    load,
-)
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cartesian_moe_jax.api import (
+        CartesianProductLayer,
+        Config,
+        LanguageModel,
+        RoutingStats,
+        SubLayerShape,
+        TrainedModel,
+        UserError,
+        load,
+    )
 
 __all__ = [
     "CartesianProductLayer",
@@ -26,3 +30,14 @@ __all__ = [
     "UserError",
     "load",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public face when it is used: processes that only read text start without jax."""
+    if name in __all__:
+        return getattr(importlib.import_module("cartesian_moe_jax.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

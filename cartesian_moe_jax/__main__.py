@@ -1,9 +1,14 @@
 """python -m cartesian_moe_jax VERB: what can be asked from a command line, beside training."""
 
 import argparse
+import dataclasses
+import os
 import sys
+import time
+from collections.abc import Callable
 
-from cartesian_moe_jax.config import Config
+from cartesian_moe_jax.cache import cache_folder
+from cartesian_moe_jax.config import Config, DataConfig
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.process_memory import keep_freed_memory
 from cartesian_moe_jax.settings import describe
@@ -13,6 +18,49 @@ def describe_config(arguments: argparse.Namespace) -> None:
     """Print every field of the configuration with default, meaning and what is allowed."""
     for line in describe(Config):
         print(line)
+
+
+def prepare(arguments: argparse.Namespace) -> None:
+    """Read and tokenise the data of a config; training does it too where it is missing."""
+    from cartesian_moe_jax.data.parts import describe
+    from cartesian_moe_jax.data.prepared import prepare_data
+    from cartesian_moe_jax.data.tokenizers import resolve_tokenizer, tokenizer_label
+
+    data = _data_config(arguments)
+    started = time.monotonic()
+    tokenizer = resolve_tokenizer(data.tokenizer, data.end_of_text)
+    prepared = prepare_data(data, tokenizer, _data_cache(data), show=True)
+    print(f"tokenizer   {tokenizer_label(tokenizer.identity())}")
+    for split, parts in (("train", prepared.train), ("validation", prepared.validation)):
+        for line in describe(parts):
+            print(f"{split:10}  {line}")
+    parts = (*prepared.train, *prepared.validation)
+    for corpus in {part.tokens.corpus.directory: part.tokens.corpus for part in parts}.values():
+        print(f"packed      {corpus.directory}  in {corpus.metadata['seconds']:.1f} s")
+    print(f"ready after {time.monotonic() - started:.1f} s")
+
+
+def train_tokenizer(arguments: argparse.Namespace) -> None:
+    """Train a byte-level BPE tokenizer on the training text of a corpus."""
+    from cartesian_moe_jax.data.samples import training_texts
+    from cartesian_moe_jax.data.tokenizers import train_bpe
+    from cartesian_moe_jax.paths import as_path
+
+    data = _data_config(arguments)
+    started = time.monotonic()
+    counts = [0, 0]
+
+    def count(documents: int, num_bytes: int) -> None:
+        counts[:] = documents, num_bytes
+
+    texts = training_texts(data, _data_cache(data), arguments.max_bytes, show=True)
+    size = train_bpe(texts, arguments.vocab_size, as_path(arguments.to), progress=count)
+    print(
+        f"{arguments.to}: {size:,} tokens from {counts[0]:,} documents, {counts[1]:,} bytes, "
+        f"in {time.monotonic() - started:.1f} s"
+    )
+    if size < arguments.vocab_size:
+        print(f"the corpus has too few pairs of tokens for {arguments.vocab_size:,}")
 
 
 def generate(arguments: argparse.Namespace) -> None:
@@ -26,21 +74,70 @@ def generate(arguments: argparse.Namespace) -> None:
     print(text)
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
-    """Read the command line; ``run`` is the function of the verb."""
+def _data_config(arguments: argparse.Namespace) -> DataConfig:
+    """Return config.data of the --config arguments, the defaults without them."""
+    try:
+        from configs import base, flags
+    except ImportError:
+        raise UserError("presets lie in configs/: run this in the project's folder") from None
+    rest = arguments.config_arguments
+    if not any(argument.split("=")[0] == "--config" for argument in rest):
+        rest = [f"--config={base.__file__}", *rest]
+    data = flags.config_of(rest).data
+    corpus = getattr(arguments, "corpus", None) or data.corpus
+    return dataclasses.replace(data, corpus=corpus, workers=arguments.workers or data.workers)
+
+
+def _data_cache(data: DataConfig) -> str:
+    return os.fspath(cache_folder(data.cache_dir, "data"))
+
+
+Verb = Callable[[argparse.Namespace], None]
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m cartesian_moe_jax", description=__doc__)
     verbs = parser.add_subparsers(metavar="VERB", required=True)
-    verb = verbs.add_parser("describe_config", help=describe_config.__doc__)
-    verb.set_defaults(run=describe_config)
-    verb = verbs.add_parser("generate", help=generate.__doc__)
-    verb.set_defaults(run=generate)
+
+    def add(run: Verb, *, takes_config: bool = False) -> argparse.ArgumentParser:
+        usage = f"%(prog)s [options]{' [--config=FILE --config.data.FIELD=VALUE ...]'}"
+        verb = verbs.add_parser(
+            run.__name__,
+            help=run.__doc__,
+            description=run.__doc__,
+            usage=usage if takes_config else None,
+            allow_abbrev=False,
+        )
+        verb.set_defaults(run=run, takes_config=takes_config)
+        if takes_config:
+            verb.add_argument("--workers", type=int, default=0, help="processes; 0: one a core")
+        return verb
+
+    add(describe_config)
+    add(prepare, takes_config=True)
+    verb = add(train_tokenizer, takes_config=True)
+    verb.add_argument("--corpus", help="in place of config.data.corpus")
+    verb.add_argument("--vocab_size", type=int, required=True)
+    verb.add_argument("--to", required=True, help="the tokenizer.json to write")
+    verb.add_argument("--max_bytes", type=int, default=10**9, help="of text, evenly sampled")
+    verb = add(generate)
     verb.add_argument("--workdir", required=True, help="a run directory")
     verb.add_argument("--step", type=int, help="the checkpoint; the newest if not given")
     verb.add_argument("--prompt", default="def ")
     verb.add_argument("--max_new_tokens", type=int, default=200)
     verb.add_argument("--temperature", type=float, default=0.8)
     verb.add_argument("--seed", type=int, default=0)
-    return parser.parse_args(argv)
+    return parser
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Read the command line; ``run`` is the function of the verb."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and not arguments.takes_config:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    arguments.config_arguments = rest
+    return arguments
 
 
 def main() -> None:
@@ -52,6 +149,9 @@ def main() -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped: the same command continues", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

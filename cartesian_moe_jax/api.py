@@ -1,7 +1,7 @@
 """The public face: load a run, ask it for logits, text or perplexity."""
 
+import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from cartesian_moe_jax.moe.routing import RoutingStats
 from cartesian_moe_jax.moe.sublayer import SubLayerShape
 from cartesian_moe_jax.parallel.layouts import LAYOUTS
 from cartesian_moe_jax.parallel.mesh import single_device_mesh
+from cartesian_moe_jax.paths import as_path
 from cartesian_moe_jax.runs.checkpoints import Checkpoints
 from cartesian_moe_jax.runs.directory import RunDirectory
 
@@ -92,13 +93,13 @@ class TrainedModel:
             raise UserError(f"token id {wrong[0]} is not allowed: 0 to {vocab_size - 1}")
 
 
-def load(workdir: str | Path, step: int | None = None) -> TrainedModel:
+def load(workdir: str | os.PathLike[str], step: int | None = None) -> TrainedModel:
     """Load the newest checkpoint of a run (or that of ``step``) onto one device.
 
     Raises UserError if ``workdir`` holds no run, the run has no such checkpoint, or it does not
     fit the run's config.
     """
-    run = RunDirectory.of_existing(Path(workdir).expanduser())
+    run = RunDirectory.of_existing(as_path(workdir))
     config = run.config()
     layout, mesh = LAYOUTS["data"], single_device_mesh()
     skeleton = abstract_model(config.model, layout)

@@ -91,17 +91,38 @@ class DataConfig:
 
     corpus: str = setting(
         "python_stdlib",
-        "python_stdlib, text:PATTERN (files, folders, globs, comma-separated), or tfds:DIR.",
+        "python_stdlib, text:PATHS, tfds:NAME, packed:FOLDER, each with options such as "
+        ",field=NAME; or a mixture, 0.7*text:/a + 0.3*tfds:b (data/sources/spec.py has all).",
     )
-    tokenizer: str = setting("bytes", "How text becomes tokens: bytes.")
-    seq_len: int = setting(1024, "Tokens of a training sequence.", at_least(2))
+    validation_corpus: str = setting(
+        "", "All of it is validated with; empty: what the corpus holds out."
+    )
     validation_share: float = setting(
         0.05,
-        "Share of the documents held out, chosen by a hash of their names.",
+        "Share of the documents held out by a hash of their text, where a source has no "
+        "validation split of its own.",
         between(0.001, 0.5),
     )
+    broken_lines: str = setting(
+        "refuse", "Of .jsonl files: refuse, or skip and count.", one_of("refuse", "skip")
+    )
+    tokenizer: str = setting(
+        "bytes", "bytes, or a tokenizer.json, or a SentencePiece .model (a path)."
+    )
+    end_of_text: str = setting(
+        "", "The token between documents; empty: found among the usual names."
+    )
+    seq_len: int = setting(1024, "Tokens of a training sequence.", at_least(2))
+    tfds_dir: str = setting(
+        "", "Where tfds:NAME is prepared; empty: ~/tensorflow_datasets.", resumable=True
+    )
     cache_dir: str = setting(
-        "", "Where packed tokens are kept; empty: ~/.cache/cartesian_moe_jax.", resumable=True
+        "",
+        "Where packed tokens are kept, also gs://...; empty: ~/.cache/cartesian_moe_jax/data.",
+        resumable=True,
+    )
+    workers: int = setting(
+        0, "Processes that read and tokenise; 0: one a core.", at_least(0), resumable=True
     )
 
 

@@ -13,7 +13,7 @@ from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.process_memory import keep_freed_memory
 
-WRONG_INPUT = 2
+WRONG_INPUT, INTERRUPTED = 2, 130
 DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A preset, e.g. configs/quickstart.py.")
@@ -21,15 +21,15 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "A preset, e.g. config
 
 def config() -> Config:
     """Return the checked config that the flags describe."""
-    if _CONFIG.value is None:
-        raise UserError("--config is missing: name a preset, e.g. --config=configs/quickstart.py")
-    try:
-        values = _CONFIG.value.to_dict()
-    except OSError as error:
-        name = config_flags.get_config_filename(flags.FLAGS["config"])
-        reason = _one_line(error).split(";")[-1].strip()
-        raise UserError(f"--config={name} cannot be read: {reason}") from error
-    return schema.read(values)
+    return _checked(_CONFIG, flags.FLAGS)
+
+
+def config_of(arguments: Sequence[str]) -> Config:
+    """Return the checked config of ``--config`` arguments alone; raises UserError."""
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", None, "A preset.", flag_values=values)
+    _known(values, ["", *arguments])
+    return _checked(holder, values)
 
 
 def run(main: Callable[[], int | None]) -> None:
@@ -37,15 +37,34 @@ def run(main: Callable[[], int | None]) -> None:
     app.run(lambda argv: _guarded(main), flags_parser=_parse)
 
 
+def _checked(holder: flags.FlagHolder, values: flags.FlagValues) -> Config:
+    if holder.value is None:
+        raise UserError("--config is missing: name a preset, e.g. --config=configs/quickstart.py")
+    try:
+        fields = holder.value.to_dict()
+    except OSError as error:
+        name = config_flags.get_config_filename(values["config"])
+        reason = _one_line(error).split(";")[-1].strip()
+        raise UserError(f"--config={name} cannot be read: {reason}") from error
+    return schema.read(fields)
+
+
 def _parse(argv: Sequence[str]) -> list[str]:
     try:
-        rest = flags.FLAGS(list(argv))
+        return _known(flags.FLAGS, argv)
+    except UserError as error:
+        _fail(str(error))
+
+
+def _known(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
+    try:
+        rest = values(list(argv))
     except (AttributeError, KeyError) as error:
-        _fail(f"a config field is unknown: {_one_line(error)}")
+        raise UserError(f"a config field is unknown: {_one_line(error)}") from error
     except (flags.Error, TypeError, ValueError, OSError) as error:
-        _fail(_one_line(error))
+        raise UserError(_one_line(error)) from error
     if rest[1:]:
-        _fail(f"{rest[1]!r} is not a flag: all arguments are --name=value")
+        raise UserError(f"{rest[1]!r} is not a flag: all arguments are --name=value")
     return rest
 
 
@@ -59,6 +78,9 @@ def _guarded(main: Callable[[], int | None]) -> None:
         status = main() or 0
     except UserError as error:
         _fail(str(error))
+    except KeyboardInterrupt:
+        print("stopped: the same command continues", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise

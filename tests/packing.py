@@ -2,7 +2,7 @@
 
 import pathlib
 
-from cartesian_moe_jax.data import ByteTokenizer, PackedCorpus, prepare
+from cartesian_moe_jax.data import ByteTokenizer, PackedCorpus, PackSettings, pack, parse_source
 
 
 def pack_texts(folder: pathlib.Path, texts: dict[str, str], **options) -> PackedCorpus:
@@ -11,8 +11,13 @@ def pack_texts(folder: pathlib.Path, texts: dict[str, str], **options) -> Packed
         path = folder / "source" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    options = {"shard_tokens": 1000} | options
-    return prepare(f"text:{folder / 'source'}", ByteTokenizer(), folder / "cache", **options)
+    return pack_spec(folder, f"text:{folder / 'source'}", **options)
+
+
+def pack_spec(folder, spec, tokenizer=None, split="", **options) -> PackedCorpus:
+    """Pack a source into the cache below a folder."""
+    settings = PackSettings(str(folder / "cache"), **{"shard_tokens": 1000} | options)
+    return pack(parse_source(spec), tokenizer or ByteTokenizer(), settings, split)
 
 
 def numbered_lines(count: int) -> str:

@@ -11,7 +11,7 @@ import pytest
 import cartesian_moe_jax as cmoe
 from cartesian_moe_jax.data import ByteTokenizer, evaluation_batches
 from cartesian_moe_jax.evaluation.of_run import evaluate_run
-from cartesian_moe_jax.training.loop import prepare_corpus
+from cartesian_moe_jax.training.loop import prepare
 
 TOKENS = np.array([list(b"def add_1(a, b)\n"), list(b"def add_2(a, b)\n")])
 
@@ -30,8 +30,8 @@ def test_logits_are_those_of_the_model(lm):
 
 def test_logits_give_the_perplexity_that_the_run_ended_with(lm, finished_run):
     config = finished_run.config
-    corpus = prepare_corpus(config, ByteTokenizer())
-    batches = evaluation_batches(corpus.split("validation"), config.data.seq_len, 8)
+    data = prepare(config, ByteTokenizer())
+    batches = evaluation_batches(data.validation[0].tokens, config.data.seq_len, 8)
     nats, count = 0.0, 0
     for tokens, mask in batches:
         log_probabilities = jax.nn.log_softmax(lm.logits(tokens[:, :-1]))

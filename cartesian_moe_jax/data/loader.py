@@ -4,12 +4,13 @@ Both cut one global batch into equal row blocks, one per process: process p of n
 [p * batch / n, (p + 1) * batch / n) of the same global batch for every n.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int32
 
 from cartesian_moe_jax.data.packed import PackedTokens
+from cartesian_moe_jax.data.parts import Part
 from cartesian_moe_jax.data.windows import WindowSource
 from cartesian_moe_jax.errors import UserError
 
@@ -25,7 +26,7 @@ class TrainingBatches(Iterator[np.ndarray]):
         seq_len: inputs per window.
         position: global batches taken so far, counted from the start of training. To resume,
             give it to `training_batches`.
-        batches_per_epoch: global batches in which each window appears once; need not be whole.
+        epochs_per_batch: how much of each part one global batch is, by the part's name.
     """
 
     def __init__(
@@ -33,12 +34,12 @@ class TrainingBatches(Iterator[np.ndarray]):
         batches: Iterator[np.ndarray],
         seq_len: int,
         position: int,
-        batches_per_epoch: float,
+        epochs_per_batch: dict[str, float],
     ):
         """Wrap a grain iterator that already starts at `position`."""
         self.seq_len = seq_len
         self.position = position
-        self.batches_per_epoch = batches_per_epoch
+        self.epochs_per_batch = epochs_per_batch
         self._batches = batches
 
     def __next__(self) -> Int32[np.ndarray, "batch {self.seq_len}+1"]:
@@ -53,7 +54,7 @@ class TrainingBatches(Iterator[np.ndarray]):
 
 
 def training_batches(
-    packed: PackedTokens,
+    parts: Sequence[Part],
     seq_len: int,
     batch_size: int,
     seed: int,
@@ -63,11 +64,12 @@ def training_batches(
 ) -> TrainingBatches:
     """Return an endless iterator over shuffled windows, starting in O(1) at any position.
 
-    Every window appears once per epoch, each epoch in another order; a batch may hold the end
-    of one epoch and the start of the next.
+    Every window of a part appears once per epoch of that part, each epoch in another order; a
+    batch may hold the end of one epoch and the start of the next. Of a mixture, each part gives
+    its share of any long run of rows, to within 1 % of the smallest share.
 
     Args:
-        packed: the split to draw windows from.
+        parts: what windows are drawn from, and their shares.
         seq_len: inputs per window; a row holds seq_len + 1 tokens.
         batch_size: rows of the global batch, a multiple of process_count.
         seed: the order of the windows, 0 to 2**32 - 1.
@@ -76,7 +78,7 @@ def training_batches(
         position: global batches already taken.
 
     Raises:
-        UserError: a number is out of range, or the split is shorter than one window.
+        UserError: a number is out of range, or a part is shorter than one window.
     """
     import grain
 
@@ -85,15 +87,21 @@ def training_batches(
         raise UserError(f"seed={seed} must lie between 0 and 2**32 - 1")
     if position < 0:
         raise UserError(f"position={position} must be at least 0")
-    source = WindowSource(packed, seq_len)
-    windows = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+    sources = [WindowSource(part.tokens, seq_len) for part in parts]
+    endless = [grain.MapDataset.source(s).seed(seed).shuffle().repeat() for s in sources]
+    weights = [part.weight for part in parts]
+    windows = grain.MapDataset.mix(endless, weights) if len(endless) > 1 else endless[0]
     # Local batches of all processes alternate; a start in the middle is a slice, so O(1).
     # drop_remainder keeps grain's length of the endless dataset within a machine integer.
     local = windows.batch(rows, drop_remainder=True, batch_fn=np.stack)
     local = local[position * process_count + process_index :: process_count]
     options = grain.ReadOptions(PREFETCH_THREADS, PREFETCH_BATCHES)
     batches = iter(local.to_iter_dataset(options))
-    return TrainingBatches(batches, seq_len, position, len(source) / batch_size)
+    shares = {
+        part.name: part.weight * batch_size / len(source)
+        for part, source in zip(parts, sources, strict=True)
+    }
+    return TrainingBatches(batches, seq_len, position, shares)
 
 
 def evaluation_batches(
@@ -102,6 +110,7 @@ def evaluation_batches(
     batch_size: int,
     process_index: int = 0,
     process_count: int = 1,
+    stride: int = 0,
 ) -> Iterator[
     tuple[
         Int32[np.ndarray, "batch {seq_len}+1"],
@@ -116,6 +125,9 @@ def evaluation_batches(
         batch_size: rows of the global batch, a multiple of process_count.
         process_index: which rows to return, 0 to process_count - 1.
         process_count: processes that share a global batch; all get as many batches.
+        stride: tokens from a window's start to the next one's, at most seq_len. Behind the first
+            window, each predicts its last `stride` tokens, so that every one of them is seen with
+            at least seq_len - stride tokens before it. 0: seq_len, windows do not overlap.
 
     Returns:
         Pairs (tokens int32 [rows, seq_len + 1], mask bool [rows, seq_len]), rows being
@@ -128,27 +140,34 @@ def evaluation_batches(
     rows = _rows_per_process(batch_size, process_index, process_count)
     if seq_len < 1:
         raise UserError(f"seq_len={seq_len} must be at least 1")
+    if not 0 <= stride <= seq_len:
+        raise UserError(f"stride={stride} must be 1 to seq_len={seq_len}, or 0 for seq_len")
     if len(packed) < 2:
         raise UserError(f"split {packed.name!r} has {len(packed)} tokens, evaluation needs 2")
+    stride = stride or seq_len
+    windows = 1 + max(-(-(len(packed) - 1 - seq_len) // stride), 0)
     # Every process makes as many batches as the others, the last ones perhaps all padding.
-    starts = range(0, len(packed) - 1, batch_size * seq_len)
-    offset = process_index * rows * seq_len
-    return (_padded_batch(packed, start + offset, rows, seq_len) for start in starts)
+    firsts = range(process_index * rows, windows + process_index * rows, batch_size)
+    return (_window_batch(packed, first, rows, seq_len, stride) for first in firsts)
 
 
-def _padded_batch(
-    packed: PackedTokens, start: int, rows: int, seq_len: int
+def _window_batch(
+    packed: PackedTokens, first: int, rows: int, seq_len: int, stride: int
 ) -> tuple[
     Int32[np.ndarray, "{rows} {seq_len}+1"],
     Bool[np.ndarray, "{rows} {seq_len}"],
 ]:
-    """Return `rows` windows from token `start` on, and which targets exist."""
-    tokens = np.zeros(rows * seq_len + 1, np.int32)
+    """Return windows `first` to `first + rows`, and which targets no other window predicts."""
+    start = first * stride
+    tokens = np.zeros((rows - 1) * stride + seq_len + 1, np.int32)
     found = packed.read(start, start + len(tokens)) if start < len(packed) else ()
     tokens[: len(found)] = found
-    windows = np.lib.stride_tricks.sliding_window_view(tokens, seq_len + 1)[::seq_len]
-    mask = np.arange(1, len(tokens)) < len(found)
-    return windows.copy(), mask.reshape(rows, seq_len)
+    view = np.lib.stride_tricks.sliding_window_view
+    windows = view(tokens, seq_len + 1)[::stride]
+    exists = view(np.arange(1, len(tokens)) < len(found), seq_len)[::stride]
+    new = np.arange(seq_len) >= seq_len - stride
+    starts_the_split = (first + np.arange(rows) == 0)[:, None]
+    return windows.copy(), exists & (new | starts_the_split)
 
 
 def _rows_per_process(batch_size: int, process_index: int, process_count: int) -> int:

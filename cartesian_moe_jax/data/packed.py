@@ -1,11 +1,14 @@
 """Packed tokens: a folder of flat shards of token ids, read through memory maps.
 
-The folder holds `metadata.json` and, per split, `SPLIT-00000.bin`, ... of little-endian uint16
-(uint32 for vocabularies above 65,536). Each document is followed by one end-of-text token.
+The folder holds `metadata.json`, `tokenizer.json` (the description of the tokenizer), and per
+stream (a split, or one group's part of a split) shards of little-endian uint16 (uint32 for
+vocabularies above 65,536). Each document is followed by one end-of-text token.
 """
 
 import bisect
 import dataclasses
+import functools
+import hashlib
 import itertools
 import json
 from pathlib import Path
@@ -15,10 +18,11 @@ import numpy as np
 from jaxtyping import UInt
 
 from cartesian_moe_jax.data.tokenizers import Tokenizer, build_tokenizer
-from cartesian_moe_jax.errors import UserError
+from cartesian_moe_jax.data.tokenizing import stream_name
+from cartesian_moe_jax.errors import UserError, nearest
 
-FORMAT_VERSION = 1
-METADATA = "metadata.json"
+FORMAT_VERSION = 2
+METADATA, TOKENIZER = "metadata.json", "tokenizer.json"
 
 
 def open_packed(directory: str | Path, split: str) -> "PackedTokens":
@@ -36,8 +40,8 @@ class PackedCorpus:
 
     Attributes:
         directory: the folder.
-        metadata: `metadata.json`: corpus, tokenizer, content_hash, and per split the documents,
-            bytes, tokens and shards.
+        metadata: `metadata.json`: corpus, tokenizer, content_hash, broken_lines, and per stream
+            the documents, bytes, words, tokens and shards.
     """
 
     directory: Path
@@ -56,57 +60,78 @@ class PackedCorpus:
             raise UserError(f"{path}: format_version={version} must be {FORMAT_VERSION}")
         return cls(Path(directory), metadata)
 
-    def split(self, name: str) -> "PackedTokens":
-        """Open a split; UserError where it does not exist or a shard is damaged."""
-        if name not in self.metadata["splits"]:
-            known = ", ".join(self.metadata["splits"])
-            raise UserError(f"split {name!r} is unknown in {self.directory}; known: {known}")
+    def has(self, split: str, group: str = "") -> bool:
+        """Tell whether there are tokens of a split, or of one group's part of it."""
+        return stream_name(split, group) in self.metadata["splits"]
+
+    def split(self, split: str, group: str = "") -> "PackedTokens":
+        """Open a split, or one group's part of it.
+
+        Raises:
+            UserError: it does not exist, or a shard is damaged.
+        """
+        name = stream_name(split, group)
+        if not self.has(split, group):
+            known = self.metadata["splits"]
+            raise UserError(
+                f"split {name!r} is unknown in {self.directory}; known: "
+                f"{', '.join(list(known)[:30])}{nearest(name, known)}"
+            )
         return PackedTokens(self, name)
 
     @property
     def content_hash(self) -> str:
-        """The sha256 over all tokens of all splits; the same for any shard size."""
+        """The sha256 over the shards of all streams."""
         return self.metadata["content_hash"]
 
-    @property
+    @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that packed it."""
-        return build_tokenizer(self.metadata["tokenizer"])
+        path = self.directory / TOKENIZER
+        try:
+            return build_tokenizer(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read: {error}") from None
 
 
 class PackedTokens:
-    """The tokens of one split as one long sequence, read from memory-mapped shards.
+    """The tokens of one stream as one long sequence, read from memory-mapped shards.
 
     Attributes:
         corpus: the packed corpus it belongs to.
-        name: the split.
+        name: the split, or `SPLIT/GROUP`.
         documents: number of documents (or parts of documents).
         num_bytes: bytes of UTF-8 text, end-of-text tokens not counted.
+        num_words: words, separated by white space.
     """
 
     def __init__(self, corpus: PackedCorpus, name: str):
-        """Map the shards of a split; UserError names the one that is damaged."""
+        """Map the shards; UserError names the one that is damaged."""
         facts = corpus.metadata["splits"][name]
         self.corpus = corpus
         self.name = name
         self.documents: int = facts["documents"]
         self.num_bytes: int = facts["bytes"]
+        self.num_words: int = facts["words"]
         dtype = np.dtype(corpus.metadata["dtype"])
         self._shards = [_map_shard(corpus.directory, s, dtype) for s in facts["shards"]]
         sizes = (len(shard) for shard in self._shards)
         self._starts = list(itertools.accumulate(sizes, initial=0))
         self._dtype = dtype
+        digests = [shard["sha256"] for shard in facts["shards"]]
+        self.content_hash: str = hashlib.sha256("".join(digests).encode()).hexdigest()
+        """Over its shards alone."""
 
     def __len__(self) -> int:
         """Number of tokens, end-of-text included."""
         return self._starts[-1]
 
     def __repr__(self) -> str:
-        """Name the split by its content, not its place: stable across machines."""
-        return f"PackedTokens(split={self.name!r}, content_hash={self.corpus.content_hash!r})"
+        """Name the stream by its content, not its place: stable across machines."""
+        return f"PackedTokens(split={self.name!r}, content_hash={self.content_hash!r})"
 
     def read(self, start: int, stop: int) -> UInt[np.ndarray, "tokens"]:
-        """Return tokens [start, stop), cut at the end of the split as a slice is.
+        """Return tokens [start, stop), cut at the end as a slice is.
 
         Within one shard this is a read-only view of the file; across shards it is a copy.
         """
@@ -125,7 +150,10 @@ class PackedTokens:
 def _map_shard(
     directory: Path, shard: dict[str, Any], dtype: np.dtype
 ) -> UInt[np.ndarray, "tokens"]:
-    path = directory / shard["file"]
+    name = shard["file"]
+    if Path(name).name != name:
+        raise UserError(f"{directory / METADATA} names a shard outside its folder: {name!r}")
+    path = directory / name
     size = path.stat().st_size if path.is_file() else None
     if size != shard["bytes"]:
         found = "is missing" if size is None else f"has {size} bytes"

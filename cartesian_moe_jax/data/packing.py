@@ -1,6 +1,7 @@
 """Packing: documents tokenised once into a folder of flat shards, see `packed` for the format.
 
-The folder appears whole, by a rename, or not at all.
+The folder appears whole, by a rename, or not at all. Packing that was interrupted (Ctrl-C, a
+kill) goes on where its journal says; packing that failed leaves nothing.
 """
 
 import contextlib
@@ -8,184 +9,296 @@ import hashlib
 import json
 import os
 import shutil
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt
 
-from cartesian_moe_jax.data.corpora import Corpus, parse_corpus
-from cartesian_moe_jax.data.packed import FORMAT_VERSION, METADATA, PackedCorpus
-from cartesian_moe_jax.data.splits import SPLITS, split_documents
-from cartesian_moe_jax.data.tokenizers import Tokenizer
+from cartesian_moe_jax.cache import cache_folder
+from cartesian_moe_jax.config import DataConfig
+from cartesian_moe_jax.data.documents import Documents
+from cartesian_moe_jax.data.jobs import run_jobs
+from cartesian_moe_jax.data.locks import locked
+from cartesian_moe_jax.data.packed import FORMAT_VERSION, METADATA, TOKENIZER, PackedCorpus
+from cartesian_moe_jax.data.progress import StageBar
+from cartesian_moe_jax.data.shards import ShardWriter
+from cartesian_moe_jax.data.sources.source import Found, Reading, Source, hash_of, spec_of
+from cartesian_moe_jax.data.splits import SPLITS, SplitRule, choose_rule
+from cartesian_moe_jax.data.tokenizers import Tokenizer, tokenizer_label
+from cartesian_moe_jax.data.tokenizing import Counts
 from cartesian_moe_jax.errors import UserError
+from cartesian_moe_jax.paths import as_path, fetch, is_file, is_remote, publish
 
 SHARD_TOKENS = 2**26
+JOB_BYTES = 2**23
+"""Text that a worker tokenises at once."""
+JOURNAL, JOURNAL_SECONDS = "journal.json", 5.0
+MAX_STREAMS = 2000
+DOCUMENTS = "documents"
 
-Progress = Callable[[int, int], None]
+
+class PackSettings(NamedTuple):
+    """How a source is packed."""
+
+    cache_dir: str
+    """Where packed tokens lie, also remote (gs://...); they are read through a local copy."""
+    validation_share: float = 0.05
+    """Expected share of the documents that a hash sends to validation."""
+    skip_broken: bool = False
+    """Broken lines are counted, not refused."""
+    tfds_dir: str = ""
+    workers: int = 1
+    show: bool = False
+    """Show progress bars on standard error."""
+    shard_tokens: int = SHARD_TOKENS
+    """Most tokens in one shard file."""
+
+    @property
+    def local_cache(self) -> Path:
+        """The local folder that packed tokens are read from."""
+        remote = is_remote(as_path(self.cache_dir))
+        return Path(cache_folder("", "data") if remote else as_path(self.cache_dir)).absolute()
+
+    def reading(self) -> Reading:
+        """Return how sources are read."""
+        return Reading(
+            folder=self.local_cache / DOCUMENTS,
+            tfds_dir=self.tfds_dir,
+            skip_broken=self.skip_broken,
+            workers=self.workers,
+        )
 
 
-def prepare(
-    spec: str,
-    tokenizer: Tokenizer,
-    cache_dir: str | Path,
-    validation_share: float = 0.05,
-    shard_tokens: int = SHARD_TOKENS,
-    progress: Progress | None = None,
+def settings_of(data: DataConfig, cache_dir: str, *, show: bool = False) -> PackSettings:
+    """Return the settings that a config asks for."""
+    return PackSettings(
+        cache_dir,
+        validation_share=data.validation_share,
+        skip_broken=data.broken_lines == "skip",
+        tfds_dir=data.tfds_dir,
+        workers=data.workers or os.cpu_count() or 1,
+        show=show,
+    )
+
+
+def pack(
+    source: Source, tokenizer: Tokenizer, settings: PackSettings, split: str = ""
 ) -> PackedCorpus:
-    """Return the packed corpus, packing it first unless the cache holds it already.
+    """Return a source's packed tokens, packing them first unless the cache holds them already.
 
-    Its folder is named by what went in (corpus, its files' sizes and times, tokenizer, share),
+    The folder is named by what went in (the source, its files' sizes and times, tokenizer, share),
     so that changed files are packed anew. Of two processes at once, one waits for the other.
 
     Args:
-        spec: a corpus, as `parse_corpus` reads it.
+        source: where the documents come from.
         tokenizer: turns documents into token ids.
-        cache_dir: where packed corpora lie; made if missing.
-        validation_share: expected share of the documents that go to validation.
-        shard_tokens: most tokens in one shard file.
-        progress: called after each document with (documents, bytes of text) so far.
+        settings: where and how.
+        split: all documents go to this split; empty: train and validation, see `Source.find`.
 
     Raises:
-        UserError: the corpus cannot be read, or the cache not be written (then nothing is left).
+        UserError: the source cannot be read, or the cache not be written (then nothing is left).
     """
-    if shard_tokens < 1:
-        raise UserError(f"shard_tokens={shard_tokens} must be at least 1")
-    corpus = parse_corpus(spec)
-    header = {
-        "format_version": FORMAT_VERSION,
-        "corpus": corpus.spec,
-        "corpus_fingerprint": corpus.fingerprint(),
-        "tokenizer": tokenizer.description(),
-        "validation_share": validation_share,
-        "shard_tokens": shard_tokens,
-    }
-    key = hashlib.sha256(json.dumps(header, sort_keys=True).encode("utf-8")).hexdigest()[:16]
-    target = Path(cache_dir).expanduser() / f"{corpus.kind}-{key}"
-    with _cache_errors(target.parent):
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(target):
-                if not target.exists():
-                    _write_folder(target, header, corpus, tokenizer, progress)
+    local = settings.local_cache
+    with _cache_errors(local):
+        local.mkdir(parents=True, exist_ok=True)
+        reading = settings.reading()
+        header = _header(source, tokenizer, settings, split, reading)
+        target = local / f"{source.kind}-{hash_of(header)[:16]}"
+        remote = as_path(settings.cache_dir) / target.name
+        if not (target / METADATA).is_file():
+            with locked(target):
+                if is_remote(remote) and is_file(remote / METADATA):
+                    fetch_packed(remote, target)
+                elif not (target / METADATA).is_file():
+                    Packing(target, header, tokenizer, settings).run(source, reading, split)
+        if is_remote(remote) and not is_file(remote / METADATA):
+            publish(target, remote, last=METADATA)
     return PackedCorpus.open(target)
 
 
-class _SplitWriter:
-    """Streams the tokens of one split into shards, and counts and hashes them."""
-
-    def __init__(self, folder: Path, split: str, dtype: np.dtype, shard_tokens: int):
-        self.folder, self.split, self.dtype = folder, split, dtype
-        self.shard_tokens = shard_tokens
-        self.documents = self.num_bytes = self.tokens = 0
-        self.content = hashlib.sha256()
-        self.shards: list[dict[str, Any]] = []
-        self._file: Any = None
-
-    def add_document(self, num_bytes: int, tokens: UInt[np.ndarray, "tokens"]) -> None:
-        self.documents += 1
-        self.num_bytes += num_bytes
-        self.tokens += len(tokens)
-        while len(tokens):
-            if self._file is None:
-                self._open_shard()
-            room = self.shard_tokens - self._shard_length
-            self._write(tokens[:room])
-            tokens = tokens[room:]
-            if self._shard_length == self.shard_tokens:
-                self.close_shard()
-
-    def facts(self) -> dict[str, Any]:
-        counts = {"documents": self.documents, "bytes": self.num_bytes, "tokens": self.tokens}
-        return counts | {"shards": self.shards}
-
-    def close_shard(self) -> None:
-        if self._file is None:
-            return
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        size = self._shard_length * self.dtype.itemsize
-        shard = {"file": Path(self._file.name).name, "bytes": size}
-        self.shards.append(shard | {"sha256": self._shard_hash.hexdigest()})
-        self._file = None
-
-    def abandon(self) -> None:
-        # On a full disk closing fails as writing did; the file is going to be deleted.
-        with contextlib.suppress(OSError):
-            if self._file is not None:
-                self._file.close()
-
-    def _open_shard(self) -> None:
-        name = f"{self.split}-{len(self.shards):05d}.bin"
-        # Open across calls; `abandon` closes it when something fails.
-        self._file = open(self.folder / name, "wb", buffering=2**20)  # noqa: SIM115
-        self._shard_length, self._shard_hash = 0, hashlib.sha256()
-
-    def _write(self, tokens: UInt[np.ndarray, "tokens"]) -> None:
-        data = tokens.astype(self.dtype).data
-        self._file.write(data)
-        self._shard_hash.update(data)
-        self.content.update(data)
-        self._shard_length += len(tokens)
+def open_anywhere(place: str) -> PackedCorpus:
+    """Open a folder of packed tokens; of a remote one, a local copy."""
+    path = as_path(place)
+    if not is_remote(path):
+        return PackedCorpus.open(path)
+    if not is_file(path / METADATA):
+        raise UserError(f"{place} is no packed corpus: it has no {METADATA}")
+    name = hashlib.sha256(place.encode()).hexdigest()[:16]
+    target = Path(cache_folder("", "data")).absolute() / f"remote-{name}"
+    fetch_packed(path, target)
+    return PackedCorpus.open(target)
 
 
-def _write_folder(
-    target: Path,
-    header: dict[str, Any],
-    corpus: Corpus,
-    tokenizer: Tokenizer,
-    progress: Progress | None,
-) -> None:
-    """Pack into a temporary sibling, and rename it once everything is on disk."""
-    folder = target.parent / f".{target.name}.tmp"
-    if folder.exists():
-        # We hold the lock, so whoever wrote this was interrupted.
-        shutil.rmtree(folder)
-    folder.mkdir()
+def fetch_packed(remote: Any, target: Path) -> None:
+    """Copy packed tokens from a remote folder; what is there in the right size is left alone."""
+    data = (remote / METADATA).read_bytes()
     try:
-        metadata = header | _write_shards(folder, header, corpus, tokenizer, progress)
-        _write_durably(folder / METADATA, json.dumps(metadata, indent=1) + "\n")
-        _sync_folder(folder)
+        metadata = json.loads(data)
+        shards = [s for stream in metadata["splits"].values() for s in stream["shards"]]
+        sizes = [(shard["file"], shard["bytes"]) for shard in shards]
+        sizes += [(TOKENIZER, metadata["tokenizer_bytes"]), (METADATA, len(data))]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{remote} is no packed corpus: {METADATA} is unreadable") from None
+    fetch(remote, target, sizes)
+
+
+def _header(
+    source: Source,
+    tokenizer: Tokenizer,
+    settings: PackSettings,
+    split: str,
+    reading: Reading,
+) -> dict[str, Any]:
+    return {
+        "format_version": FORMAT_VERSION,
+        "fingerprint": hash_of([source.kind, source.fingerprint(reading)]),
+        "tokenizer": tokenizer.identity(),
+        "split": split,
+        "validation_share": settings.validation_share,
+        "shard_tokens": settings.shard_tokens,
+    }
+
+
+class Packing:
+    """One packing into a temporary sibling of `target`, renamed once everything is on disk."""
+
+    def __init__(
+        self,
+        target: Path,
+        header: dict[str, Any],
+        tokenizer: Tokenizer,
+        settings: PackSettings,
+    ):
+        if settings.shard_tokens < 1:
+            raise UserError(f"shard_tokens={settings.shard_tokens} must be at least 1")
+        self._target, self._header = target, header
+        self._tokenizer, self._settings = tokenizer, settings
+        self._folder = target.parent / f".{target.name}.tmp"
+        self._dtype = np.dtype("<u2" if tokenizer.vocab_size <= 2**16 else "<u4")
+        self._writers: dict[str, ShardWriter] = {}
+        self._next, self._seconds = 0, 0.0
+
+    def run(self, source: Source, reading: Reading, split: str) -> None:
+        """Pack the documents of a source."""
+        started = time.monotonic()
+        if self._settings.show:
+            label = tokenizer_label(self._tokenizer.identity())
+            print(f"preparing {spec_of(source)} with {label}", file=sys.stderr)
+        self._folder.mkdir(exist_ok=True)
         try:
-            folder.rename(target)
+            found = self._find(source, reading, split)
+            self._continue()
+            started -= self._seconds
+            self._write(found.documents, split, lambda: time.monotonic() - started)
+            self._finish(spec_of(source), found, time.monotonic() - started)
+        except Exception:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+        finally:
+            for writer in self._writers.values():
+                writer.abandon()
+
+    def _find(self, source: Source, reading: Reading, split: str) -> Found:
+        reading.folder.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            locked(reading.folder),
+            StageBar("reading   ", source.size(), "B", show=self._settings.show) as bar,
+        ):
+            return source.find(reading._replace(progress=bar.advance), split)
+
+    def _continue(self) -> None:
+        """Take up what a packing that was interrupted left."""
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            journal = json.loads((self._folder / JOURNAL).read_text(encoding="utf-8"))
+            for name, state in journal["streams"].items():
+                self._writer(name, state)
+            self._next, self._seconds = journal["next"], journal["seconds"]
+            return
+        self._writers, self._next = {}, 0
+
+    def _writer(self, stream: str, state: dict[str, Any] | None = None) -> ShardWriter:
+        if stream not in self._writers:
+            if len(self._writers) == MAX_STREAMS:
+                raise UserError(
+                    f"where= divides the corpus by a field with more than {MAX_STREAMS // 2:,} "
+                    f"values, such as {stream.partition('/')[2]!r}: it is meant for domains"
+                )
+            prefix, _, group = stream.partition("/")
+            prefix += f"-group{len(self._writers):04d}" if group else ""
+            size = self._settings.shard_tokens * self._dtype.itemsize
+            self._writers[stream] = ShardWriter(self._folder, prefix, size, state)
+        return self._writers[stream]
+
+    def _write(self, documents: Documents, split: str, seconds: Callable[[], float]) -> None:
+        share = self._settings.validation_share
+        rule = SplitRule(share) if split else choose_rule(documents, share)
+        if not documents.group_field:
+            for name in [split] if split else SPLITS:
+                self._writer(name)
+        last = seconds()
+        with StageBar("tokenising", len(documents), "rows", show=self._settings.show) as bar:
+            bar.advance(self._next)
+            for request, counts, arrays in self._tokenized(documents, rule):
+                for (name, count), tokens in zip(counts.items(), arrays, strict=True):
+                    self._writer(name).add(Counts(*count), tokens)
+                bar.advance(request["stop"] - self._next)
+                self._next = request["stop"]
+                if seconds() - last > JOURNAL_SECONDS:
+                    last = seconds()
+                    self._write_journal(last)
+
+    def _tokenized(self, documents: Documents, rule: SplitRule) -> Iterator[tuple]:
+        settings = {
+            "documents": documents.to_json(),
+            "rule": list(rule),
+            "tokenizer": self._tokenizer.description(),
+            "dtype": self._dtype.str,
+        }
+        rows = len(documents)
+        step = int(min(max(JOB_BYTES / max(documents.bytes_per_row(), 1), 1), 2**16))
+        requests = [
+            {"start": start, "stop": min(start + step, rows)}
+            for start in range(self._next, rows, step)
+        ]
+        replies = run_jobs("tokenize", settings, requests, self._settings.workers)
+        for request, (reply, arrays) in zip(requests, replies, strict=True):
+            yield request, reply["counts"], arrays
+
+    def _write_journal(self, seconds: float) -> None:
+        streams = {name: writer.state() for name, writer in self._writers.items()}
+        journal = {"next": self._next, "seconds": seconds, "streams": streams}
+        partial = self._folder / f"{JOURNAL}.partial"
+        _write_durably(partial, json.dumps(journal))
+        partial.replace(self._folder / JOURNAL)
+
+    def _finish(self, spec: str, found: Found, seconds: float) -> None:
+        splits = {name: writer.finish() for name, writer in self._writers.items()}
+        digests = {n: [s["sha256"] for s in facts["shards"]] for n, facts in splits.items()}
+        description = json.dumps(self._tokenizer.description())
+        metadata = self._header | {
+            "corpus": spec,
+            "dtype": self._dtype.str,
+            "content_hash": hash_of(digests),
+            "broken_lines": found.broken_lines,
+            "first_broken": found.first_broken,
+            "seconds": seconds,
+            "tokenizer_bytes": len(description.encode("utf-8")),
+            "splits": splits,
+        }
+        (self._folder / JOURNAL).unlink(missing_ok=True)
+        _write_durably(self._folder / TOKENIZER, description)
+        _write_durably(self._folder / METADATA, json.dumps(metadata, indent=1) + "\n")
+        _sync_folder(self._folder)
+        try:
+            self._folder.rename(self._target)
         except OSError:
             # On a shared file system that does not share locks another machine may be first.
-            if not target.exists():
+            if not (self._target / METADATA).is_file():
                 raise
-        _sync_folder(target.parent)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _write_shards(
-    folder: Path,
-    header: dict[str, Any],
-    corpus: Corpus,
-    tokenizer: Tokenizer,
-    progress: Progress | None,
-) -> dict[str, Any]:
-    dtype = np.dtype("<u2" if tokenizer.vocab_size <= 2**16 else "<u4")
-    writers = {s: _SplitWriter(folder, s, dtype, header["shard_tokens"]) for s in SPLITS}
-    end = np.array([tokenizer.end_of_text], dtype)
-    try:
-        for split, document in split_documents(corpus, header["validation_share"]):
-            num_bytes = len(document.text.encode("utf-8", errors="replace"))
-            tokens = np.concatenate([tokenizer.encode(document.text), end], dtype=dtype)
-            writers[split].add_document(num_bytes, tokens)
-            if progress is not None:
-                totals = [(w.documents, w.num_bytes) for w in writers.values()]
-                progress(*map(sum, zip(*totals, strict=True)))
-        for writer in writers.values():
-            writer.close_shard()
-    finally:
-        for writer in writers.values():
-            writer.abandon()
-    digests = [writer.content.hexdigest() for writer in writers.values()]
-    content_hash = hashlib.sha256("".join(digests).encode()).hexdigest()
-    splits = {split: writer.facts() for split, writer in writers.items()}
-    return {"dtype": dtype.str, "content_hash": content_hash, "splits": splits}
+        _sync_folder(self._target.parent)
 
 
 @contextlib.contextmanager
@@ -198,27 +311,6 @@ def _cache_errors(cache_dir: Path) -> Iterator[None]:
             f"cannot write packed data to cache_dir={cache_dir}: {error.strerror or error}; "
             "it must be a writable folder with enough free space"
         ) from None
-
-
-@contextlib.contextmanager
-def _locked(target: Path) -> Iterator[None]:
-    """Hold the lock of a folder to be; the lock file is removed on release.
-
-    Removing it is safe because a waiter checks that the file it locked is still the one there.
-    """
-    import fcntl
-
-    path = target.parent / f".{target.name}.lock"
-    while True:
-        with open(path, "a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
-                continue
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-            return
 
 
 def _write_durably(path: Path, text: str) -> None:

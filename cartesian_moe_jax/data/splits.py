@@ -1,20 +1,18 @@
 """Splits: which document, or which part of one, is for training and which for validation."""
 
-import dataclasses
-import hashlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
-from cartesian_moe_jax.data.corpora import Corpus, Document
+from cartesian_moe_jax.data.documents import Document, Documents
 from cartesian_moe_jax.errors import UserError
 
 SPLITS = ("train", "validation")
+EVERYTHING = "all"
 
 
-def split_of(name: str, validation_share: float) -> str:
-    """Return the split of a document, by the sha256 of its name: the same on every machine."""
-    digest = hashlib.sha256(name.encode("utf-8", errors="surrogateescape")).digest()
-    is_validation = int.from_bytes(digest[:8], "big") < validation_share * 2**64
-    return "validation" if is_validation else "train"
+def split_of(key: str, validation_share: float) -> str:
+    """Return the split of a document by the hash of its text: equal texts share their split."""
+    return "validation" if int(key, 16) < validation_share * 2**64 else "train"
 
 
 def cut_at_line_end(text: str, validation_share: float) -> tuple[str, str]:
@@ -33,11 +31,31 @@ def cut_at_line_end(text: str, validation_share: float) -> tuple[str, str]:
     return text[:cut], text[cut:]
 
 
-def split_documents(corpus: Corpus, validation_share: float) -> Iterator[tuple[str, Document]]:
-    """Yield every non-blank document, or part of one, with the name of its split.
+class SplitRule(NamedTuple):
+    """Where documents go whose dataset does not say it."""
 
-    Documents are assigned whole, by `split_of`. Where that would leave a split without any
-    (a corpus of a single document), each document is cut by `cut_at_line_end` instead.
+    validation_share: float
+    """Expected share of the documents that go to validation."""
+    cut: bool = False
+    """Each document is cut in two instead: there are too few of them."""
+
+    def parts(self, split: str, document: Document) -> Iterator[tuple[str, Document]]:
+        """Yield a document, or its parts that are not empty, with the split of each."""
+        if split:
+            yield split, document
+        elif not self.cut:
+            yield split_of(document.split_key, self.validation_share), document
+        else:
+            texts = cut_at_line_end(document.text, self.validation_share)
+            for name, text in zip(SPLITS, texts, strict=True):
+                if text:
+                    yield name, document._replace(text=text, ends=True)
+
+
+def choose_rule(documents: Documents, validation_share: float) -> SplitRule:
+    """Return the rule for a corpus: documents are cut where a split would stay without any.
+
+    Reads only as far as it must.
 
     Raises:
         UserError: the share is not between 0 and 1, or the corpus has no text.
@@ -46,28 +64,17 @@ def split_documents(corpus: Corpus, validation_share: float) -> Iterator[tuple[s
         raise UserError(
             f"data.validation_share={validation_share} must lie strictly between 0 and 1"
         )
-    if _fills_every_split(corpus, validation_share):
-        for document in _with_text(corpus):
-            yield split_of(document.name, validation_share), document
-        return
-    for document in _with_text(corpus):
-        parts = cut_at_line_end(document.text, validation_share)
-        for split, text in zip(SPLITS, parts, strict=True):
-            if text:
-                yield split, dataclasses.replace(document, text=text)
-
-
-def _with_text(corpus: Corpus) -> Iterator[Document]:
-    return (d for d in corpus.documents() if d.text and not d.text.isspace())
-
-
-def _fills_every_split(corpus: Corpus, validation_share: float) -> bool:
-    """Tell whether whole documents reach every split; reads only as far as it must."""
-    seen = set()
-    for document in _with_text(corpus):
-        seen.add(split_of(document.name, validation_share))
-        if len(seen) == len(SPLITS):
-            return True
+    rule, seen = SplitRule(validation_share), set()
+    for split, document in documents.read(0, len(documents)):
+        if has_text(document):
+            seen.add(split or split_of(document.split_key, validation_share))
+        if split or len(seen) == len(SPLITS):
+            return rule
     if not seen:
-        raise UserError(f"corpus {corpus.spec!r} has no text: every document is empty")
-    return False
+        raise UserError("the corpus has no text: every document is empty")
+    return SplitRule(validation_share, cut=True)
+
+
+def has_text(document: Document) -> bool:
+    """Tell whether there is more than white space."""
+    return bool(document.text) and not document.text.isspace()

@@ -1,4 +1,6 @@
-"""What evaluates a model on a mesh: perplexity on the validation split, and a text sample."""
+"""What evaluates a model on a mesh: perplexity on held-out text, and a text sample."""
+
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -7,12 +9,12 @@ from jaxtyping import Shaped
 
 from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.data.loader import evaluation_batches
-from cartesian_moe_jax.data.packed import PackedCorpus
-from cartesian_moe_jax.errors import UserError
+from cartesian_moe_jax.data.parts import Part
+from cartesian_moe_jax.data.tokenizers import Tokenizer
 from cartesian_moe_jax.evaluation.generation import generate_tokens, make_sampler
 from cartesian_moe_jax.evaluation.perplexity import (
+    Evaluation,
     Parameters,
-    Perplexity,
     make_evaluation_step,
     measure_perplexity,
 )
@@ -25,13 +27,16 @@ from cartesian_moe_jax.parallel.mesh import batch_sharding
 class Evaluator:
     """Evaluates parameters that lie on ``mesh``. Use it inside ``jax.set_mesh(mesh)``."""
 
-    def __init__(self, config: Config, corpus: PackedCorpus, mesh: Mesh, layout: Layout):
-        self.config, self.corpus, self.mesh = config, corpus, mesh
-        if len(corpus.split("validation")) < 2:
-            raise UserError(
-                f"config.data.validation_share={config.data.validation_share} leaves the "
-                f"validation split of {config.data.corpus!r} without text"
-            )
+    def __init__(
+        self,
+        config: Config,
+        validation: Sequence[Part],
+        tokenizer: Tokenizer,
+        mesh: Mesh,
+        layout: Layout,
+    ):
+        self.config, self.mesh, self.tokenizer = config, mesh, tokenizer
+        self.validation = tuple(validation)
         self.skeleton = abstract_model(config.model, layout)
         self._step = jax.jit(make_evaluation_step(self.skeleton, config.model))
 
@@ -45,28 +50,34 @@ class Evaluator:
         wanted = self.config.evaluation.batch_size or training.batch_size // training.accumulate
         return -(-wanted // self.mesh.size) * self.mesh.size
 
-    def perplexity(self, parameters: Parameters) -> Perplexity:
-        """Measure perplexity on the validation split (its first ``max_tokens``)."""
-        split = self.corpus.split("validation")
-        batches = evaluation_batches(
-            split,
-            self.config.data.seq_len,
-            self.batch_size(),
-            jax.process_index(),
-            jax.process_count(),
-        )
-        return measure_perplexity(
-            self._step,
-            parameters,
-            batches,
-            self.place,
-            bytes_per_token=split.num_bytes / (len(split) - 1),
-            max_tokens=self.config.evaluation.max_tokens,
-        )
+    def perplexity(self, parameters: Parameters, stride: int = 0) -> Evaluation:
+        """Measure perplexity on each part of the validation data (its first ``max_tokens``).
+
+        ``stride``: see ``evaluation_batches``; 0: windows do not overlap.
+        """
+        measured = {}
+        for part in self.validation:
+            batches = evaluation_batches(
+                part.tokens,
+                self.config.data.seq_len,
+                self.batch_size(),
+                jax.process_index(),
+                jax.process_count(),
+                stride,
+            )
+            measured[part.name] = measure_perplexity(
+                self._step,
+                parameters,
+                batches,
+                self.place,
+                part.tokens,
+                max_tokens=self.config.evaluation.max_tokens,
+            )
+        return Evaluation(measured, tuple(part.weight for part in self.validation))
 
     def sample(self, parameters: Parameters) -> str:
         """Return the prompt of the config and what the model writes after it."""
-        asked, tokenizer = self.config.evaluation, self.corpus.tokenizer
+        asked, tokenizer = self.config.evaluation, self.tokenizer
         window = self.config.data.seq_len
         prompt = [tokenizer.end_of_text, *tokenizer.encode(asked.prompt).tolist()]
         tokens = generate_tokens(

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from cartesian_moe_jax.data.packed import PackedTokens
+from cartesian_moe_jax.data.tokenizers import Tokenizer
 from cartesian_moe_jax.errors import UserError
 
 # One count per possible trigram: 2**25 cells are 128 MiB, enough for 322 symbols.
@@ -38,7 +39,10 @@ class BaselineResult:
 
 
 def trigram_baseline(
-    train: PackedTokens, validation: PackedTokens, max_train_tokens: int = 50_000_000
+    train: PackedTokens,
+    validation: PackedTokens,
+    tokenizer: Tokenizer,
+    max_train_tokens: int = 50_000_000,
 ) -> BaselineResult:
     """Fit a trigram model on (the first tokens of) one split and evaluate it on another.
 
@@ -50,7 +54,6 @@ def trigram_baseline(
     """
     if len(validation) < 2:
         raise UserError(f"split {validation.name!r} has {len(validation)} tokens, needs 2")
-    tokenizer = train.corpus.tokenizer
     train_tokens = min(len(train), max_train_tokens)
     model = TrigramModel.fit(_chunks(train, train_tokens), tokenizer.vocab_size)
     nats = 0.0

@@ -1,48 +1,91 @@
 """Evaluation of a run from its directory."""
 
 import dataclasses
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
 
 from cartesian_moe_jax.cache import cache_folder
 from cartesian_moe_jax.config import Config, ParallelConfig
-from cartesian_moe_jax.data.packing import prepare
-from cartesian_moe_jax.data.tokenizers import build_tokenizer
+from cartesian_moe_jax.data.parts import Part
+from cartesian_moe_jax.data.prepared import prepare_data, prepare_split
+from cartesian_moe_jax.data.tokenizers import Tokenizer, build_tokenizer
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.evaluation.evaluator import Evaluator
 from cartesian_moe_jax.models.build import abstract_parameters, layout_named
 from cartesian_moe_jax.parallel.mesh import make_mesh
+from cartesian_moe_jax.paths import AnyPath
 from cartesian_moe_jax.runs.checkpoints import Checkpoints
 from cartesian_moe_jax.runs.directory import RunDirectory
 
 
-def evaluate_run(workdir: Path, step: int | None = None) -> dict[str, Any]:
-    """Measure a checkpoint on the run's validation split; also written to evaluation.json.
+class Asked(NamedTuple):
+    """What a run is evaluated on; the defaults are what it validates with."""
+
+    corpus: str = ""
+    """Any corpus; empty: the run's own."""
+    split: str = ""
+    """See ``prepare_split``; empty: `validation` of the run's corpus, `all` of another."""
+    stride: int = 0
+    """Tokens from one window to the next; 0: windows do not overlap."""
+    max_tokens: int | None = None
+    """Predicted at most, of each source of a mixture; 0: all; None: as the run does."""
+
+
+VALIDATION = Asked()
+
+
+def evaluate_run(
+    workdir: AnyPath, step: int | None = None, asked: Asked = VALIDATION
+) -> dict[str, Any]:
+    """Measure a checkpoint's perplexity; also written to evaluation.json.
+
+    Text of any corpus is tokenised by the run's own tokenizer.
 
     Raises UserError if there is no run, no such checkpoint, or the data cannot be had.
     """
     run = RunDirectory.of_existing(workdir)
-    config = run.config()
     tokenizer = build_tokenizer(run.read_json("tokenizer.json"))
-    config, mesh = _fit_devices(config)
+    config, mesh = _fit_devices(_with_max_tokens(run.config(), asked.max_tokens))
     layout = layout_named(config.parallel.layout)
     with Checkpoints(run.checkpoints, read_only=True) as checkpoints, jax.set_mesh(mesh):
         step = checkpoints.choose(step)
-        data = config.data
-        corpus = prepare(
-            data.corpus, tokenizer, cache_folder(data.cache_dir, "data"), data.validation_share
-        )
-        evaluator = Evaluator(config, corpus, mesh, layout)
+        corpus, split, parts = _parts(config, tokenizer, asked)
+        evaluator = Evaluator(config, parts, tokenizer, mesh, layout)
         wanted = abstract_parameters(evaluator.skeleton, layout, mesh)
         items, _ = checkpoints.restore(step, {"parameters": wanted})
-        measured = evaluator.perplexity(items["parameters"])
-    result = {"step": step, "corpus": data.corpus, "split": "validation", **measured.as_dict()}
+        measured = evaluator.perplexity(items["parameters"], asked.stride)
+    result = {
+        "step": step,
+        "corpus": corpus,
+        "split": split,
+        "stride": asked.stride or config.data.seq_len,
+        **measured.as_dict(),
+    }
     if jax.process_index() == 0:
         run.write_json("evaluation.json", result)
     return result
+
+
+def _parts(config: Config, tokenizer: Tokenizer, asked: Asked) -> tuple[str, str, tuple[Part, ...]]:
+    """Return the corpus, the split, and their packed tokens."""
+    data = config.data
+    folder = str(cache_folder(data.cache_dir, "data"))
+    shows = jax.process_index() == 0
+    if not asked.corpus and asked.split in ("", "validation"):
+        prepared = prepare_data(data, tokenizer, folder, show=shows)
+        return data.validation_corpus or data.corpus, "validation", prepared.validation
+    corpus = asked.corpus or data.corpus
+    split = asked.split or "all"
+    return corpus, split, prepare_split(data, corpus, split, tokenizer, folder, show=shows)
+
+
+def _with_max_tokens(config: Config, max_tokens: int | None) -> Config:
+    if max_tokens is None:
+        return config
+    evaluation = dataclasses.replace(config.evaluation, max_tokens=max_tokens)
+    return dataclasses.replace(config, evaluation=evaluation)
 
 
 def _fit_devices(config: Config) -> tuple[Config, Mesh]:

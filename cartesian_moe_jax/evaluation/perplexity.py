@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from cartesian_moe_jax.config import ModelConfig
+from cartesian_moe_jax.data.packed import PackedTokens
 from cartesian_moe_jax.models.cross_entropy import token_losses
 from cartesian_moe_jax.models.language_model import LanguageModel
 from cartesian_moe_jax.models.parameters import with_parameters
@@ -19,13 +20,21 @@ Batches = Iterable[tuple[Int[np.ndarray, "batch seq_plus_1"], Bool[np.ndarray, "
 
 
 class Perplexity(NamedTuple):
-    """How well text was predicted."""
+    """How well text was predicted.
+
+    With N = total negative log-likelihood (nats) of the predicted tokens, which are all but the
+    first, end-of-text tokens included: perplexity per token exp(N / tokens), per byte of UTF-8
+    text exp(N / bytes), per word exp(N / words), a word being what white space separates. Byte
+    and word perplexity, and bits per byte, compare across tokenizers; token perplexity does not.
+    """
 
     nats: float
     """Total negative log-likelihood of the predicted tokens."""
     tokens: int
     text_bytes: float
     """Bytes of text that the tokens stand for."""
+    words: float
+    """Words that the tokens stand for."""
 
     @property
     def loss(self) -> float:
@@ -35,7 +44,17 @@ class Perplexity(NamedTuple):
     @property
     def perplexity(self) -> float:
         """exp(nats per token)."""
-        return math.exp(min(self.loss, 700.0))
+        return _exp(self.loss)
+
+    @property
+    def byte_perplexity(self) -> float:
+        """exp(nats per byte)."""
+        return _exp(self.nats / self.text_bytes)
+
+    @property
+    def word_perplexity(self) -> float:
+        """exp(nats per word)."""
+        return _exp(self.nats / max(self.words, 1))
 
     @property
     def bits_per_byte(self) -> float:
@@ -47,9 +66,42 @@ class Perplexity(NamedTuple):
         return {
             "loss": self.loss,
             "perplexity": self.perplexity,
+            "byte_perplexity": self.byte_perplexity,
+            "word_perplexity": self.word_perplexity,
             "bits_per_byte": self.bits_per_byte,
             "tokens": self.tokens,
         }
+
+
+class Evaluation(NamedTuple):
+    """How well the parts of a corpus were predicted."""
+
+    by_source: dict[str, Perplexity]
+    weights: tuple[float, ...]
+    """Each part's share of the mean."""
+
+    @property
+    def mean(self) -> Perplexity:
+        """What text mixed by the weights would give; of one part, its own."""
+        parts = list(zip(self.weights, self.by_source.values(), strict=True))
+        tokens = sum(part.tokens for _, part in parts)
+
+        def mixed(per_token: Callable[[Perplexity], float]) -> float:
+            return tokens * sum(weight * per_token(part) for weight, part in parts)
+
+        return Perplexity(
+            nats=mixed(lambda part: part.loss),
+            tokens=tokens,
+            text_bytes=mixed(lambda part: part.text_bytes / part.tokens),
+            words=mixed(lambda part: part.words / part.tokens),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the mean, and the sources beside it where there are several."""
+        if len(self.by_source) == 1:
+            return self.mean.as_dict()
+        parts = {name: part.as_dict() for name, part in self.by_source.items()}
+        return {**self.mean.as_dict(), "by_source": parts}
 
 
 def make_evaluation_step(
@@ -75,12 +127,13 @@ def measure_perplexity(
     parameters: Parameters,
     batches: Batches,
     place: Callable[[np.ndarray], jax.Array],
-    bytes_per_token: float,
+    split: PackedTokens,
     max_tokens: int = 0,
 ) -> Perplexity:
     """Sum over batches, until ``max_tokens`` are predicted (0: all of them).
 
-    ``place`` puts a process's rows on its devices.
+    ``place`` puts a process's rows on its devices. ``split`` is what the batches are of: of its
+    bytes and words, those are counted that the predicted share of its tokens stands for.
     """
     total, count = 0.0, 0
     for tokens, mask in batches:
@@ -88,7 +141,12 @@ def measure_perplexity(
         count += _global_count(mask)
         if max_tokens and count >= max_tokens:
             break
-    return Perplexity(total, count, count * bytes_per_token)
+    share = count / (len(split) - 1)
+    return Perplexity(total, count, share * split.num_bytes, share * split.num_words)
+
+
+def _exp(nats: float) -> float:
+    return math.exp(min(nats, 700.0))
 
 
 def _global_count(mask: Bool[np.ndarray, "batch seq"]) -> int:

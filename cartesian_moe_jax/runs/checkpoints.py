@@ -2,13 +2,13 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
 from cartesian_moe_jax.errors import UserError
+from cartesian_moe_jax.paths import AnyPath, absolute, reported
 
 ARRAYS = ("parameters", "optimizer")
 """Items made of arrays; ``progress`` beside them is a small JSON object."""
@@ -17,8 +17,8 @@ ARRAYS = ("parameters", "optimizer")
 class Checkpoints:
     """The checkpoints of one run. Use as a context: leaving it waits for the last save."""
 
-    def __init__(self, folder: Path, keep: int = 1, *, read_only: bool = False):
-        self.folder = folder.absolute()
+    def __init__(self, folder: AnyPath, keep: int = 1, *, read_only: bool = False):
+        self.folder = absolute(folder)
         handlers = {name: ocp.StandardCheckpointHandler() for name in ARRAYS}
         # Not Orbax's own read_only: it warns at every start.
         options = ocp.CheckpointManagerOptions(
@@ -26,11 +26,12 @@ class Checkpoints:
             create=not read_only,
             cleanup_tmp_directories=not read_only,
         )
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=options,
-            item_handlers={**handlers, "progress": ocp.JsonCheckpointHandler()},
-        )
+        with reported("opened", self.folder):
+            self._manager = ocp.CheckpointManager(
+                self.folder,
+                options=options,
+                item_handlers={**handlers, "progress": ocp.JsonCheckpointHandler()},
+            )
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -139,7 +140,8 @@ def _mismatches(stored: Mapping[str, str], wanted: Mapping[str, str]) -> list[st
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line.partition(" [tensorstore_spec=")[0]  # a kilobyte of settings
 
 
 def _cause(error: BaseException) -> str:

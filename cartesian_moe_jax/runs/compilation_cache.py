@@ -1,12 +1,13 @@
 """Compiled programs kept on disk: a second start does not compile again."""
 
 import warnings
-from pathlib import Path
 
 import jax
 
+from cartesian_moe_jax.paths import AnyPath
 
-def use_compilation_cache(folder: Path) -> None:
+
+def use_compilation_cache(folder: AnyPath) -> None:
     """Keep compiled programs in ``folder``; one that cannot be written only costs time."""
     warnings.filterwarnings("ignore", message="Error writing persistent compilation cache")
     jax.config.update("jax_compilation_cache_dir", str(folder))

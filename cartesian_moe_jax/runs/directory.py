@@ -3,31 +3,48 @@
 config.json      the effective configuration
 tokenizer.json   how text became tokens
 checkpoints/     Orbax: parameters, optimizer, progress; one folder per step
-metrics.jsonl    one JSON object per record
+metrics.jsonl    one JSON object per record; in an object store, parts: metrics/STEP.jsonl
 tensorboard/     the same numbers for TensorBoard
 result.json      written at the end
 """
 
 import dataclasses
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 from cartesian_moe_jax import config as schema
 from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.errors import UserError
+from cartesian_moe_jax.paths import (
+    AnyPath,
+    entries,
+    is_file,
+    is_remote,
+    reported,
+    scheme_of,
+    write_atomically,
+)
 from cartesian_moe_jax.settings import differences
+
+STORES = ("", "gs")
+"""Schemes of the paths that Orbax writes checkpoints to; it knows no other object store."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RunDirectory:
-    """A folder that holds one run."""
+    """A folder that holds one run; raises UserError where checkpoints cannot be kept."""
 
-    path: Path
+    path: AnyPath
+
+    def __post_init__(self) -> None:
+        if scheme_of(self.path) not in STORES:
+            raise UserError(
+                f"--workdir={self.path} cannot hold a run: "
+                "checkpoints are kept in local folders and gs:// alone"
+            )
 
     @classmethod
-    def checked(cls, path: Path, config: Config) -> "RunDirectory":
+    def checked(cls, path: AnyPath, config: Config) -> "RunDirectory":
         """Return the run in ``path``, there or yet to be; nothing is written.
 
         Raises UserError if the folder holds a run of another config (naming the fields that
@@ -41,21 +58,19 @@ class RunDirectory:
                     f"{path} holds a run of another config ({'; '.join(changed)}): "
                     "choose another --workdir, or the config of that run"
                 )
-        elif path.exists() and (not path.is_dir() or _foreign_files(path)):
+        elif _holds_something(path):
             raise UserError(f"--workdir={path} is not empty and holds no run (no config.json)")
         return run
 
     def begin(self, config: Config, tokenizer: dict[str, Any]) -> None:
         """Make the folder, and write the config and the tokenizer's description."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--workdir={self.path} cannot be made: {error.strerror}") from error
+        if not is_remote(self.path):  # an object store has no folders, and would make a bucket
+            self._make_folder()
         self.write_json("config.json", dataclasses.asdict(config))
         self.write_json("tokenizer.json", tokenizer)
 
     @classmethod
-    def of_existing(cls, path: Path) -> "RunDirectory":
+    def of_existing(cls, path: AnyPath) -> "RunDirectory":
         """Open a run that must be there; raises UserError if it is not."""
         run = cls(path)
         if not run.has("config.json"):
@@ -64,7 +79,7 @@ class RunDirectory:
 
     def has(self, name: str) -> bool:
         """Say whether one of the files is there."""
-        return (self.path / name).is_file()
+        return is_file(self.path / name)
 
     def config(self) -> Config:
         """Read the configuration of the run."""
@@ -73,32 +88,32 @@ class RunDirectory:
     def read_json(self, name: str) -> dict[str, Any]:
         """Read one of the JSON files; raises UserError if it is missing or damaged."""
         file = self.path / name
+        with reported("read", file):
+            content = file.read_bytes()
         try:
-            return json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            return json.loads(content)
+        except ValueError as error:
             raise UserError(f"{file} cannot be read: {error}") from error
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Write a JSON file whole or not at all."""
-        file = self.path / name
-        temporary = file.with_suffix(".partial")
+        write_atomically(self.path / name, json.dumps(value, indent=1) + "\n")
+
+    def _make_folder(self) -> None:
         try:
-            with temporary.open("w", encoding="utf-8") as stream:
-                json.dump(value, stream, indent=1)
-                stream.write("\n")
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(file)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--workdir={self.path} cannot be made: {error.strerror}") from error
 
     @property
-    def checkpoints(self) -> Path:
+    def checkpoints(self) -> AnyPath:
         """The folder of checkpoints."""
         return self.path / "checkpoints"
 
 
-def _foreign_files(folder: Path) -> list[Path]:
-    """List what is not left over from a run that was killed as it began."""
-    return [file for file in folder.iterdir() if file.suffix != ".partial"]
+def _holds_something(path: AnyPath) -> bool:
+    """Say whether there is a file, or a folder with more than a run killed as it began leaves."""
+    with reported("read", path):
+        if not path.exists():
+            return False
+        return not path.is_dir() or any(file.suffix != ".partial" for file in entries(path))

@@ -1,20 +1,42 @@
-"""Metrics on disk: JSON lines, and the same numbers for TensorBoard."""
+"""Metrics of a run: where its numbers go, as JSON lines and for TensorBoard."""
 
-import json
-import os
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+from cartesian_moe_jax.paths import AnyPath, is_remote
+from cartesian_moe_jax.runs.metric_records import (
+    FILE,
+    as_lines,
+    keep_until,
+    read_metrics,
+    run_metrics,
+)
+from cartesian_moe_jax.runs.metrics_parts import PartMetrics
+
+__all__ = ["FileMetrics", "MetricsLog", "NoMetrics", "open_metrics", "read_metrics", "run_metrics"]
 
 
+@runtime_checkable
 class MetricsLog(Protocol):
     """Where a run's numbers go."""
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record numbers of one step."""
 
+    def flush(self) -> None:
+        """Put down what was recorded, before a checkpoint from which the run may go on."""
+
     def close(self) -> None:
         """Finish writing."""
+
+
+def open_metrics(folder: AnyPath, position: int) -> MetricsLog:
+    """Continue the metrics of the run in ``folder``: in one file, or in parts where it is remote.
+
+    Records of steps after ``position``, of a run cut short, are removed.
+    """
+    form = PartMetrics if is_remote(folder) else FileMetrics
+    return form(folder, position)
 
 
 class NoMetrics:
@@ -23,6 +45,9 @@ class NoMetrics:
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record nothing."""
 
+    def flush(self) -> None:
+        """Do nothing."""
+
     def close(self) -> None:
         """Do nothing."""
 
@@ -30,43 +55,25 @@ class NoMetrics:
 class FileMetrics:
     """metrics.jsonl and tensorboard/ in the run directory."""
 
-    def __init__(self, folder: Path, position: int):
+    def __init__(self, folder: AnyPath, position: int):
         """Continue at ``position``: records of later steps (of a run cut short) are removed."""
         from tensorboardX import SummaryWriter
 
-        file = folder / "metrics.jsonl"
-        _keep_until(file, position)
-        self._stream = file.open("a", encoding="utf-8")
+        keep_until(folder, position)
+        self._stream = (folder / FILE).open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=position + 1)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one JSON line, and one point per TensorBoard curve."""
-        self._stream.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._stream.write(as_lines([{"step": step, **metrics}]))
         self._stream.flush()
         for name, value in metrics.items():
             self._board.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Do nothing: each record is written at once."""
 
     def close(self) -> None:
         """Flush both."""
         self._stream.close()
         self._board.close()
-
-
-def read_metrics(file: Path) -> Iterator[dict[str, Any]]:
-    """Read the records of a metrics.jsonl; a last line cut short by a crash is left out."""
-    if not file.is_file():
-        return
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            yield json.loads(line)
-        except ValueError:
-            return
-
-
-def _keep_until(file: Path, position: int) -> None:
-    if not file.is_file():
-        return
-    kept = [record for record in read_metrics(file) if record["step"] <= position]
-    temporary = file.with_suffix(".partial")
-    temporary.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
-    os.replace(temporary, file)

@@ -1,17 +1,23 @@
 """Training from a config to a finished run directory, top to bottom."""
 
 import sys
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
 from cartesian_moe_jax.cache import cache_folder
 from cartesian_moe_jax.config import Config
-from cartesian_moe_jax.data.packed import PackedCorpus
-from cartesian_moe_jax.data.packing import prepare
-from cartesian_moe_jax.data.tokenizers import Tokenizer, build_tokenizer
+from cartesian_moe_jax.data.parts import describe
+from cartesian_moe_jax.data.prepared import PreparedData, prepare_data
+from cartesian_moe_jax.data.tokenizers import (
+    TOKENIZERS,
+    Tokenizer,
+    build_tokenizer,
+    require_same_tokenizer,
+    resolve_tokenizer,
+)
 from cartesian_moe_jax.models.vocabulary import with_vocabulary
+from cartesian_moe_jax.paths import AnyPath, as_path
 from cartesian_moe_jax.runs.checkpoints import ARRAYS, Checkpoints
 from cartesian_moe_jax.runs.compilation_cache import use_compilation_cache
 from cartesian_moe_jax.runs.directory import RunDirectory
@@ -35,12 +41,12 @@ class Outcome(NamedTuple):
     """The signal that stopped it."""
 
 
-def train(config: Config, workdir: Path) -> Outcome:
+def train(config: Config, workdir: AnyPath) -> Outcome:
     """Train, or continue, the run in ``workdir`` until its last step, and evaluate it.
 
     Raises UserError for what the user can mend: the config, the data, the folder, the disk.
     """
-    tokenizer = build_tokenizer(config.data.tokenizer)
+    tokenizer = tokenizer_of(config, RunDirectory(workdir))
     config = with_vocabulary(config, tokenizer.vocab_size)
     writes = jax.process_index() == 0
     run = RunDirectory.checked(workdir, config)
@@ -48,7 +54,7 @@ def train(config: Config, workdir: Path) -> Outcome:
         return Outcome(run.read_json("result.json"), was_done=True)
 
     use_compilation_cache(cache_folder(config.training.compilation_cache, "xla"))
-    trainer = Trainer(config, prepare_corpus(config, tokenizer))
+    trainer = Trainer(config, prepare(config, tokenizer))
     if writes:
         run.begin(config, tokenizer.description())
     with (
@@ -69,19 +75,35 @@ def train(config: Config, workdir: Path) -> Outcome:
     return Outcome(result)
 
 
-def prepare_corpus(config: Config, tokenizer: Tokenizer) -> PackedCorpus:
-    """Return the packed corpus, packing it first where the cache does not hold it.
+def tokenizer_of(config: Config, run: RunDirectory) -> Tokenizer:
+    """Return the tokenizer of a run: of one that was begun, its own, wherever it came from.
 
-    The first process of a machine packs; the others find its folder when it is complete.
+    Raises UserError if the config now names another one.
     """
-    data = config.data
-    folder = cache_folder(data.cache_dir, "data")
-    corpus = prepare(data.corpus, tokenizer, folder, data.validation_share)
-    splits = corpus.metadata["splits"].items()
-    sizes = ", ".join(f"{facts['tokens']:,} tokens for {name}" for name, facts in splits)
-    if jax.process_index() == 0:
-        print(f"{data.corpus}: {sizes}, in {corpus.directory}", file=sys.stderr)
-    return corpus
+    setting = config.data.tokenizer
+    if not run.has("tokenizer.json"):
+        return resolve_tokenizer(setting, config.data.end_of_text)
+    kept = build_tokenizer(run.read_json("tokenizer.json"))
+    if setting in TOKENIZERS or as_path(setting).exists():
+        given = resolve_tokenizer(setting, config.data.end_of_text)
+        where = f"config.data.tokenizer={setting}"
+        require_same_tokenizer(kept.identity(), str(run.path), given.identity(), where)
+    return kept
+
+
+def prepare(config: Config, tokenizer: Tokenizer) -> PreparedData:
+    """Return the data, preparing first what the cache does not hold.
+
+    The first process of a machine prepares; the others find its folders when they are complete.
+    """
+    shows = jax.process_index() == 0
+    folder = str(cache_folder(config.data.cache_dir, "data"))
+    data = prepare_data(config.data, tokenizer, folder, show=shows)
+    if shows:
+        for split, parts in (("train", data.train), ("validation", data.validation)):
+            for line in describe(parts):
+                print(f"{split:10}  {line}", file=sys.stderr)
+    return data
 
 
 def resume_or_create(
@@ -120,9 +142,11 @@ def run_steps(
         if stopping or step == last or _is_due(step, config.training.checkpoint_every):
             progress = {
                 "data_position": batches.position,
-                "data_hash": trainer.corpus.content_hash,
+                "data_hash": trainer.data.content_hash,
+                "tokenizer": trainer.data.tokenizer.identity(),
                 "training_seconds": past["training_seconds"] + recorder.speed.seconds,
             }
+            recorder.flush()
             checkpoints.save(step, {name: getattr(state, name) for name in ARRAYS}, progress)
         if stopping:
             break

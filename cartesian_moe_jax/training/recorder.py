@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from cartesian_moe_jax.evaluation.perplexity import Perplexity
+from cartesian_moe_jax.evaluation.perplexity import Evaluation
 from cartesian_moe_jax.models.budget import moe_layers
 from cartesian_moe_jax.runs.directory import RunDirectory
-from cartesian_moe_jax.runs.metrics_log import FileMetrics, NoMetrics
+from cartesian_moe_jax.runs.metrics_log import NoMetrics, open_metrics
 from cartesian_moe_jax.training.metrics import step_metrics
 from cartesian_moe_jax.training.optimizer import learning_rate_schedule
 from cartesian_moe_jax.training.progress import Progress
@@ -21,7 +21,7 @@ class Recorder:
         self._config = trainer.config
         self._layers = moe_layers(self._config.model)
         self._rate = learning_rate_schedule(self._config.optimizer, self._config.training.steps)
-        self._log = FileMetrics(run.path, position) if writes else NoMetrics()
+        self._log = open_metrics(run.path, position) if writes else NoMetrics()
         self._progress = Progress(self._config.training.steps, position, show=writes)
         self._first = position + 1
         self.speed = Speedometer(self._config, trainer.abstract.parameters, trainer.mesh.size)
@@ -46,10 +46,19 @@ class Recorder:
         self._log.write(step, metrics)
         self._progress.show(metrics)
 
-    def validation(self, step: int, measured: Perplexity) -> None:
+    def flush(self) -> None:
+        """Put down what was recorded: a run that goes on from a checkpoint keeps what led to it."""
+        self._log.flush()
+
+    def validation(self, step: int, measured: Evaluation) -> None:
         """Record a validation in the middle of training."""
-        self._log.write(step, {f"validation/{k}": v for k, v in measured.as_dict().items()})
+        mean = measured.mean
+        numbers = {f"validation/{k}": v for k, v in mean.as_dict().items()}
+        if len(measured.by_source) > 1:
+            for source, part in measured.by_source.items():
+                numbers |= {f"validation/{source}/{k}": v for k, v in part.as_dict().items()}
+        self._log.write(step, numbers)
         self._progress.line(
-            f"step {step}: validation perplexity {measured.perplexity:.3f}, "
-            f"{measured.bits_per_byte:.3f} bits per byte"
+            f"step {step}: validation perplexity {mean.perplexity:.3f}, "
+            f"{mean.bits_per_byte:.3f} bits per byte"
         )

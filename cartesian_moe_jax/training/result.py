@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from cartesian_moe_jax.data.prepared import PreparedData
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.evaluation.ngram import trigram_baseline
 from cartesian_moe_jax.models.budget import (
@@ -24,7 +25,6 @@ def make_result(
 ) -> dict[str, Any]:
     """Evaluate the trained parameters and return the content of result.json."""
     config = trainer.config
-    facts = trainer.corpus.metadata
     return {
         "steps": config.training.steps,
         "tokens": config.training.steps * config.training.batch_size * config.data.seq_len,
@@ -36,18 +36,28 @@ def make_result(
             parameters, config.model, config.data.seq_len
         ),
         "validation": trainer.evaluator.perplexity(parameters).as_dict(),
-        "baseline": _baseline(trainer),
+        "baseline": _baseline(trainer.data),
         "sample": trainer.evaluator.sample(parameters),
-        "data": {"corpus": facts["corpus"], "content_hash": facts["content_hash"]},
+        "data": _data(trainer.data),
         "machine": _machine(trainer),
     }
 
 
-def _baseline(trainer: Trainer) -> dict[str, Any] | None:
-    """Measure a trigram model on the same text; None where the vocabulary is too large for one."""
-    train, validation = (trainer.corpus.split(name) for name in ("train", "validation"))
+def _data(data: PreparedData) -> dict[str, Any]:
+    return {
+        "corpus": data.spec,
+        "content_hash": data.content_hash,
+        "tokenizer": data.tokenizer.identity(),
+        "train_tokens": {part.name: len(part.tokens) for part in data.train},
+    }
+
+
+def _baseline(data: PreparedData) -> dict[str, Any] | None:
+    """Measure a trigram model on the same text; None for a mixture or too large a vocabulary."""
+    if len(data.train) > 1 or len(data.validation) > 1:
+        return None
     try:
-        measured = trigram_baseline(train, validation)
+        measured = trigram_baseline(data.train[0].tokens, data.validation[0].tokens, data.tokenizer)
     except UserError:
         return None
     return {

@@ -4,8 +4,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cartesian_moe_jax.paths import AnyPath
 
-def summary(result: dict[str, Any], workdir: Path) -> str:
+
+def summary(result: dict[str, Any], workdir: AnyPath) -> str:
     """Describe a result for people: perplexity beside the baseline, a sample, what to try next."""
     validation, baseline = result["validation"], result["baseline"]
     python = _python()

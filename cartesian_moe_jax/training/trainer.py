@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.data.loader import TrainingBatches, training_batches
-from cartesian_moe_jax.data.packed import PackedCorpus
+from cartesian_moe_jax.data.prepared import PreparedData
+from cartesian_moe_jax.data.tokenizers import require_same_tokenizer
 from cartesian_moe_jax.data.windows import WindowSource
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.evaluation.evaluator import Evaluator
@@ -22,13 +23,13 @@ from cartesian_moe_jax.training.step import make_train_step
 class Trainer:
     """Makes states, batches and steps. Use its methods inside ``jax.set_mesh(trainer.mesh)``."""
 
-    def __init__(self, config: Config, corpus: PackedCorpus):
-        self.config, self.corpus = config, corpus
-        WindowSource(corpus.split("train"), config.data.seq_len)  # too short a corpus fails here
+    def __init__(self, config: Config, data: PreparedData):
+        self.config, self.data = config, data
+        _check_data(config, data)
         self.mesh = make_mesh(config.parallel)
         self.layout = layout_named(config.parallel.layout)
         self.optimizer = make_optimizer(config.optimizer, config.training.steps)
-        self.evaluator = Evaluator(config, corpus, self.mesh, self.layout)
+        self.evaluator = Evaluator(config, data.validation, data.tokenizer, self.mesh, self.layout)
         self.place = self.evaluator.place
         _check_batch(config, self.mesh.size)
         self.abstract = abstract_state(config.model, self.layout, self.optimizer, self.mesh)
@@ -52,10 +53,16 @@ class Trainer:
         """
         abstract = {name: getattr(self.abstract, name) for name in ARRAYS}
         items, progress = checkpoints.restore(step, abstract)
-        if progress["data_hash"] != self.corpus.content_hash:
+        require_same_tokenizer(
+            progress["tokenizer"],
+            f"the checkpoint of step {step}",
+            self.data.tokenizer.identity(),
+            "config.data.tokenizer",
+        )
+        if progress["data_hash"] != self.data.content_hash:
             raise UserError(
                 f"config.data.corpus={self.config.data.corpus!r} has changed since step {step}: "
-                f"its hash was {progress['data_hash'][:12]}, now {self.corpus.content_hash[:12]}"
+                f"its hash was {progress['data_hash'][:12]}, now {self.data.content_hash[:12]}"
             )
         step_array = jax.device_put(jnp.asarray(step, jnp.int32), self.abstract.step.sharding)
         return TrainState(step_array, **items), progress
@@ -63,7 +70,7 @@ class Trainer:
     def batches(self, position: int) -> TrainingBatches:
         """Return this process's rows of the global batches from ``position`` on."""
         return training_batches(
-            self.corpus.split("train"),
+            self.data.train,
             self.config.data.seq_len,
             self.config.training.batch_size,
             self.config.training.seed,
@@ -79,4 +86,14 @@ def _check_batch(config: Config, devices: int) -> None:
         raise UserError(
             f"config.training.batch_size={training.batch_size} is not allowed: a multiple of "
             f"accumulate x devices = {training.accumulate} x {devices}"
+        )
+
+
+def _check_data(config: Config, data: PreparedData) -> None:
+    for part in data.train:
+        WindowSource(part.tokens, config.data.seq_len)  # too short a part fails here
+    if not data.validation:
+        raise UserError(
+            f"config.data.validation_share={config.data.validation_share} leaves the "
+            f"validation split of {config.data.corpus!r} without text"
         )

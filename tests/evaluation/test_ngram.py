@@ -68,7 +68,7 @@ def packed(tmp_path):
 
 def test_beats_a_unigram_and_counts_bits_per_byte_of_text(packed):
     train, validation = packed.split("train"), packed.split("validation")
-    result = trigram_baseline(train, validation)
+    result = trigram_baseline(train, validation, train.corpus.tokenizer)
     counts = np.bincount(train.read(0, len(train)), minlength=257) + 1
     targets = validation.read(1, len(validation))
     unigram = -np.log(counts / counts.sum())[targets].mean()
@@ -80,7 +80,7 @@ def test_beats_a_unigram_and_counts_bits_per_byte_of_text(packed):
 
 def test_predicts_what_evaluation_batches_ask_for(packed):
     train, validation = packed.split("train"), packed.split("validation")
-    result = trigram_baseline(train, validation)
+    result = trigram_baseline(train, validation, train.corpus.tokenizer)
     slow_model = TrigramModel.fit(iter([train.read(0, len(train))]), 257)
     nats, predicted, before = 0.0, 0, 256
     for tokens, mask in evaluation_batches(validation, 32, 4):
@@ -93,10 +93,14 @@ def test_predicts_what_evaluation_batches_ask_for(packed):
 
 
 def test_chunks_and_shards_do_not_matter(packed, monkeypatch):
-    whole = trigram_baseline(packed.split("train"), packed.split("validation"), 3000)
+    whole = trigram_baseline(
+        packed.split("train"), packed.split("validation"), packed.tokenizer, 3000
+    )
     assert whole.train_tokens == 3000
     monkeypatch.setattr(ngram, "CHUNK_TOKENS", 999)
-    pieces = trigram_baseline(packed.split("train"), packed.split("validation"), 3000)
+    pieces = trigram_baseline(
+        packed.split("train"), packed.split("validation"), packed.tokenizer, 3000
+    )
     assert pieces.nats_per_token == pytest.approx(whole.nats_per_token, rel=1e-12)
 
 

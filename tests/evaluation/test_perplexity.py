@@ -9,6 +9,7 @@ import pytest
 
 from cartesian_moe_jax.data import evaluation_batches
 from cartesian_moe_jax.evaluation.perplexity import (
+    Evaluation,
     Perplexity,
     make_evaluation_step,
     measure_perplexity,
@@ -44,11 +45,10 @@ def step():
     return jax.jit(make_evaluation_step(abstract_model(CONFIG, LAYOUTS["data"]), CONFIG))
 
 
-def measured(step, model, split, **options):
-    batches = evaluation_batches(split, SEQ, BATCH)
-    bytes_per_token = split.num_bytes / (len(split) - 1)
+def measured(step, model, split, stride=0, **options):
+    batches = evaluation_batches(split, SEQ, BATCH, stride=stride)
     parameters = named_parameters(model)
-    return measure_perplexity(step, parameters, batches, jnp.asarray, bytes_per_token, **options)
+    return measure_perplexity(step, parameters, batches, jnp.asarray, split, **options)
 
 
 def direct_nats(model, split):
@@ -96,13 +96,63 @@ def test_a_model_that_knows_nothing_has_its_vocabulary_as_perplexity(step, model
     assert measured(step, knows_nothing, split).perplexity == pytest.approx(384, rel=1e-5)
 
 
-def test_loss_perplexity_and_bits_of_given_numbers():
-    # 8 tokens at 1 bit each, for 4 bytes of text.
-    result = Perplexity(nats=8 * math.log(2), tokens=8, text_bytes=4.0).as_dict()
+def test_the_measures_of_given_numbers():
+    # 8 tokens at 1 bit each, for 4 bytes of text in 2 words.
+    result = Perplexity(nats=8 * math.log(2), tokens=8, text_bytes=4.0, words=2.0).as_dict()
     assert result == pytest.approx(
-        {"loss": math.log(2), "perplexity": 2.0, "bits_per_byte": 2.0, "tokens": 8}
+        {
+            "loss": math.log(2),
+            "perplexity": 2.0,
+            "byte_perplexity": 4.0,
+            "word_perplexity": 16.0,
+            "bits_per_byte": 2.0,
+            "tokens": 8,
+        }
     )
 
 
+def direct_strided_nats(model, split, stride):
+    """-log p of every token but the first, each in the first window that ends behind it."""
+    logits_of = jax.jit(lambda model, tokens: model(tokens)[0])
+    flat = np.asarray(split.read(0, len(split)), np.int32)
+    nats = []
+    for target in range(1, len(flat)):
+        window = 0 if target <= SEQ else -(-(target - SEQ) // stride)
+        inputs = flat[window * stride : window * stride + SEQ]
+        padded = np.pad(inputs, (0, SEQ - len(inputs)))
+        logits = logits_of(model, jnp.asarray(padded[None]))[0]
+        position = target - 1 - window * stride
+        nats.append(-float(jax.nn.log_softmax(logits[position])[flat[target]]))
+    return nats
+
+
+@pytest.mark.parametrize("stride", [1, 5, 8, 16])
+def test_strided_perplexity_equals_a_direct_computation(step, model, split, stride):
+    ours, nats = measured(step, model, split, stride), direct_strided_nats(model, split, stride)
+    assert ours.tokens == len(nats) == len(split) - 1
+    assert ours.nats == pytest.approx(sum(nats), rel=1e-5)
+
+
+def test_words_and_bytes_are_those_of_the_text(step, model, split):
+    ours = measured(step, model, split)
+    text = split.corpus.tokenizer.decode(split.read(0, len(split)))
+    assert ours.words == len(text.split()) > 0
+    assert ours.text_bytes == len(text.encode())
+    assert ours.word_perplexity == pytest.approx(math.exp(ours.nats / len(text.split())))
+
+
+def test_a_mixture_is_the_mean_by_its_weights():
+    one = Perplexity(nats=10.0, tokens=10, text_bytes=10.0, words=2.0)
+    other = Perplexity(nats=60.0, tokens=30, text_bytes=120.0, words=15.0)
+    both = Evaluation({"one": one, "other": other}, (0.25, 0.75))
+    assert both.mean.loss == pytest.approx(0.25 * 1.0 + 0.75 * 2.0)
+    assert both.mean.tokens == 40
+    bytes_per_token = 0.25 * 1.0 + 0.75 * 4.0
+    assert both.mean.bits_per_byte == pytest.approx(1.75 / math.log(2) / bytes_per_token)
+    assert both.mean.word_perplexity == pytest.approx(math.exp(1.75 / (0.25 * 0.2 + 0.75 * 0.5)))
+    assert both.as_dict()["by_source"]["other"] == other.as_dict()
+    assert Evaluation({"one": one}, (1.0,)).as_dict() == pytest.approx(one.as_dict())
+
+
 def test_a_hopeless_model_does_not_overflow():
-    assert Perplexity(nats=1e6, tokens=1, text_bytes=1.0).perplexity < math.inf
+    assert Perplexity(nats=1e6, tokens=1, text_bytes=1.0, words=1.0).perplexity < math.inf

@@ -15,14 +15,14 @@ from cartesian_moe_jax.data import ByteTokenizer
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.runs.checkpoints import Checkpoints
 from cartesian_moe_jax.runs.metrics_log import read_metrics
-from cartesian_moe_jax.training.loop import prepare_corpus, resume_or_create, train
+from cartesian_moe_jax.training.loop import prepare, resume_or_create, train
 from cartesian_moe_jax.training.trainer import Trainer
 from tests import processes
 
 
 @pytest.fixture(scope="module")
 def trainer(finished_run):
-    return Trainer(finished_run.config, prepare_corpus(finished_run.config, ByteTokenizer()))
+    return Trainer(finished_run.config, prepare(finished_run.config, ByteTokenizer()))
 
 
 def restored(trainer, workdir):

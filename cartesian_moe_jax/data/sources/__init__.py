@@ -1,0 +1,1 @@
+"""Sources of documents: local files, and tensorflow-datasets."""
