@@ -22,7 +22,6 @@ def describe_config(arguments: argparse.Namespace) -> None:
 
 def prepare(arguments: argparse.Namespace) -> None:
     """Read and tokenise the data of a config; training does it too where it is missing."""
-    from cartesian_moe_jax.data.parts import describe
     from cartesian_moe_jax.data.prepared import prepare_data
     from cartesian_moe_jax.data.tokenizers import resolve_tokenizer, tokenizer_label
 
@@ -31,9 +30,7 @@ def prepare(arguments: argparse.Namespace) -> None:
     tokenizer = resolve_tokenizer(data.tokenizer, data.end_of_text)
     prepared = prepare_data(data, tokenizer, _data_cache(data), show=True)
     print(f"tokenizer   {tokenizer_label(tokenizer.identity())}")
-    for split, parts in (("train", prepared.train), ("validation", prepared.validation)):
-        for line in describe(parts):
-            print(f"{split:10}  {line}")
+    print(*prepared.lines(), sep="\n")
     parts = (*prepared.train, *prepared.validation)
     for corpus in {part.tokens.corpus.directory: part.tokens.corpus for part in parts}.values():
         print(f"packed      {corpus.directory}  in {corpus.metadata['seconds']:.1f} s")

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -27,8 +28,11 @@ def config() -> Config:
 def config_of(arguments: Sequence[str]) -> Config:
     """Return the checked config of ``--config`` arguments alone; raises UserError."""
     values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", None, "A preset.", flag_values=values)
-    _known(values, ["", *arguments])
+    argv = ["", *arguments]
+    holder = config_flags.DEFINE_config_file(
+        "config", None, "A preset.", flag_values=values, sys_argv=argv
+    )
+    _known(values, argv)
     return _checked(holder, values)
 
 
@@ -90,6 +94,8 @@ def _guarded(main: Callable[[], int | None]) -> None:
 
 def _one_line(error: Exception) -> str:
     """Return the message without the quotes and line ends that ml_collections puts around it."""
+    if ours := re.search(r"UserError: (.*)", str(error)):
+        return ours[1]  # behind the traceback of a preset that refused its argument
     return str(error).replace("\\n", "; ").replace("\\", "").replace("'", "").replace("\n", "; ")
 
 

@@ -72,10 +72,10 @@ class PackedCorpus:
         """
         name = stream_name(split, group)
         if not self.has(split, group):
-            known = self.metadata["splits"]
+            known = [stream for stream in self.metadata["splits"] if ("/" in stream) == bool(group)]
             raise UserError(
-                f"split {name!r} is unknown in {self.directory}; known: "
-                f"{', '.join(list(known)[:30])}{nearest(name, known)}"
+                f"{name!r} is unknown in {self.directory}; known: "
+                f"{', '.join(sorted(known)[:50]) or 'none'}{nearest(name, known)}"
             )
         return PackedTokens(self, name)
 

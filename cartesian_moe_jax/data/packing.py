@@ -25,7 +25,7 @@ from cartesian_moe_jax.data.locks import locked
 from cartesian_moe_jax.data.packed import FORMAT_VERSION, METADATA, TOKENIZER, PackedCorpus
 from cartesian_moe_jax.data.progress import StageBar
 from cartesian_moe_jax.data.shards import ShardWriter
-from cartesian_moe_jax.data.sources.source import Found, Reading, Source, hash_of, spec_of
+from cartesian_moe_jax.data.sources.source import Found, Reading, Source, hash_of, undivided
 from cartesian_moe_jax.data.splits import SPLITS, SplitRule, choose_rule
 from cartesian_moe_jax.data.tokenizers import Tokenizer, tokenizer_label
 from cartesian_moe_jax.data.tokenizing import Counts
@@ -186,14 +186,14 @@ class Packing:
         started = time.monotonic()
         if self._settings.show:
             label = tokenizer_label(self._tokenizer.identity())
-            print(f"preparing {spec_of(source)} with {label}", file=sys.stderr)
+            print(f"preparing {undivided(source)} with {label}", file=sys.stderr)
         self._folder.mkdir(exist_ok=True)
         try:
             found = self._find(source, reading, split)
             self._continue()
             started -= self._seconds
             self._write(found.documents, split, lambda: time.monotonic() - started)
-            self._finish(spec_of(source), found, time.monotonic() - started)
+            self._finish(undivided(source), found, time.monotonic() - started)
         except Exception:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise

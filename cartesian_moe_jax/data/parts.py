@@ -24,3 +24,13 @@ def describe(parts: Sequence[Part]) -> list[str]:
         f"{part.tokens.num_bytes / max(len(part.tokens), 1):5.2f} bytes/token"
         for part in parts
     ]
+
+
+def broken_lines(parts: Sequence[Part]) -> list[str]:
+    """Return a line for each packed corpus of which lines were skipped."""
+    facts = {p.tokens.corpus.directory: p.tokens.corpus.metadata for p in parts}.values()
+    return [
+        f"{m['corpus']}: {m['broken_lines']:,} broken lines skipped, the first: {m['first_broken']}"
+        for m in facts
+        if m["broken_lines"]
+    ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from cartesian_moe_jax.config import DataConfig
 from cartesian_moe_jax.data.packed import PackedCorpus
 from cartesian_moe_jax.data.packing import open_anywhere, pack, settings_of
-from cartesian_moe_jax.data.parts import Part
+from cartesian_moe_jax.data.parts import Part, broken_lines, describe
 from cartesian_moe_jax.data.sources.source import hash_of
 from cartesian_moe_jax.data.sources.spec import Component, Packed, parse_corpus
 from cartesian_moe_jax.data.splits import EVERYTHING, SPLITS
@@ -34,6 +34,12 @@ class PreparedData:
         """The sha256 over the tokens and weights of all parts."""
         parts = (*self.train, *self.validation)
         return hash_of([[part.weight, part.tokens.content_hash] for part in parts])
+
+    def lines(self) -> list[str]:
+        """Describe it for people: a line for each part, and for sources with broken lines."""
+        splits = (("train", self.train), ("validation", self.validation))
+        lines = [f"{split:10}  {line}" for split, parts in splits for line in describe(parts)]
+        return lines + broken_lines((*self.train, *self.validation))
 
 
 def prepare_data(

@@ -7,7 +7,6 @@ import jax
 
 from cartesian_moe_jax.cache import cache_folder
 from cartesian_moe_jax.config import Config
-from cartesian_moe_jax.data.parts import describe
 from cartesian_moe_jax.data.prepared import PreparedData, prepare_data
 from cartesian_moe_jax.data.tokenizers import (
     TOKENIZERS,
@@ -25,7 +24,7 @@ from cartesian_moe_jax.training.interruption import StopRequest
 from cartesian_moe_jax.training.recorder import Recorder
 from cartesian_moe_jax.training.result import make_result
 from cartesian_moe_jax.training.state import TrainState
-from cartesian_moe_jax.training.trainer import Trainer
+from cartesian_moe_jax.training.trainer import Trainer, check_trainable
 
 
 class Outcome(NamedTuple):
@@ -53,6 +52,7 @@ def train(config: Config, workdir: AnyPath) -> Outcome:
     if run.has("result.json"):
         return Outcome(run.read_json("result.json"), was_done=True)
 
+    check_trainable(config)
     use_compilation_cache(cache_folder(config.training.compilation_cache, "xla"))
     trainer = Trainer(config, prepare(config, tokenizer))
     if writes:
@@ -100,9 +100,7 @@ def prepare(config: Config, tokenizer: Tokenizer) -> PreparedData:
     folder = str(cache_folder(config.data.cache_dir, "data"))
     data = prepare_data(config.data, tokenizer, folder, show=shows)
     if shows:
-        for split, parts in (("train", data.train), ("validation", data.validation)):
-            for line in describe(parts):
-                print(f"{split:10}  {line}", file=sys.stderr)
+        print(*data.lines(), sep="\n", file=sys.stderr)
     return data
 
 

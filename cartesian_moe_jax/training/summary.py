@@ -15,8 +15,8 @@ def summary(result: dict[str, Any], workdir: AnyPath) -> str:
     lines = [
         "",
         f"model        {total / 1e6:.2f} M parameters, {active / 1e6:.2f} M active per token",
-        f"trained on   {result['tokens'] / 1e6:.2f} M tokens of {result['data']['corpus']} "
-        f"in {result['training_seconds']:.0f} s",
+        f"trained on   {result['tokens'] / 1e6:.2f} M tokens of "
+        f"{_shortened(result['data']['corpus'])} in {result['training_seconds']:.0f} s",
         f"validation   perplexity {validation['perplexity']:.3f} per token, "
         f"{validation['bits_per_byte']:.3f} bits per byte",
     ]
@@ -43,3 +43,7 @@ def _python() -> str:
     """Return how to call this interpreter from the current folder."""
     executable, here = Path(sys.executable), Path.cwd()
     return str(executable.relative_to(here)) if executable.is_relative_to(here) else "python"
+
+
+def _shortened(corpus: str) -> str:
+    return corpus if len(corpus) <= 60 else f"{corpus[:57]}..."

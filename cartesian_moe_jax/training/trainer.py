@@ -4,6 +4,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
 
 from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.data.loader import TrainingBatches, training_batches
@@ -12,7 +14,8 @@ from cartesian_moe_jax.data.tokenizers import require_same_tokenizer
 from cartesian_moe_jax.data.windows import WindowSource
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.evaluation.evaluator import Evaluator
-from cartesian_moe_jax.models.build import layout_named
+from cartesian_moe_jax.models.build import abstract_model, layout_named
+from cartesian_moe_jax.parallel.layouts import Layout
 from cartesian_moe_jax.parallel.mesh import make_mesh
 from cartesian_moe_jax.runs.checkpoints import ARRAYS, Checkpoints
 from cartesian_moe_jax.training.optimizer import make_optimizer
@@ -26,12 +29,9 @@ class Trainer:
     def __init__(self, config: Config, data: PreparedData):
         self.config, self.data = config, data
         _check_data(config, data)
-        self.mesh = make_mesh(config.parallel)
-        self.layout = layout_named(config.parallel.layout)
-        self.optimizer = make_optimizer(config.optimizer, config.training.steps)
+        self.mesh, self.layout, self.optimizer = _checked(config)
         self.evaluator = Evaluator(config, data.validation, data.tokenizer, self.mesh, self.layout)
         self.place = self.evaluator.place
-        _check_batch(config, self.mesh.size)
         self.abstract = abstract_state(config.model, self.layout, self.optimizer, self.mesh)
         step = make_train_step(
             self.evaluator.skeleton, self.optimizer, config.model, config.training.accumulate
@@ -78,6 +78,19 @@ class Trainer:
             jax.process_count(),
             position,
         )
+
+
+def check_trainable(config: Config) -> None:
+    """Raise UserError for what is wrong whatever the data: preparing data may take hours."""
+    _, layout, _ = _checked(config)
+    abstract_model(config.model, layout)
+
+
+def _checked(config: Config) -> tuple[Mesh, Layout, optax.GradientTransformation]:
+    mesh = make_mesh(config.parallel)
+    _check_batch(config, mesh.size)
+    layout = layout_named(config.parallel.layout)
+    return mesh, layout, make_optimizer(config.optimizer, config.training.steps)
 
 
 def _check_batch(config: Config, devices: int) -> None:

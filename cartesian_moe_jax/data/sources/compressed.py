@@ -6,7 +6,7 @@ import io
 import lzma
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import IO, Any
+from typing import Any
 
 from cartesian_moe_jax.errors import UserError
 
@@ -19,7 +19,7 @@ class ZstdReader(io.RawIOBase):
     The library's own stream reader takes a file that was cut short for a complete one.
     """
 
-    def __init__(self, file: IO[bytes]):
+    def __init__(self, file: io.IOBase):
         import zstandard
 
         # 2 GiB: what `zstd --long=31` writes.
@@ -50,11 +50,11 @@ class ZstdReader(io.RawIOBase):
         return count
 
 
-def _open_zstd(file: IO[bytes]) -> IO[bytes]:
+def _open_zstd(file: io.IOBase) -> io.IOBase:
     return io.BufferedReader(ZstdReader(file), CHUNK_BYTES)
 
 
-DECOMPRESSORS: Mapping[str, Callable[[IO[bytes]], IO[bytes]]] = {
+DECOMPRESSORS: Mapping[str, Callable[[io.IOBase], io.IOBase]] = {
     "": lambda file: file,
     ".gz": lambda file: gzip.GzipFile(fileobj=file),
     ".xz": lzma.LZMAFile,
@@ -64,7 +64,7 @@ DECOMPRESSORS: Mapping[str, Callable[[IO[bytes]], IO[bytes]]] = {
 
 
 @contextlib.contextmanager
-def open_decompressed(path: Any, suffix: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+def open_decompressed(path: Any, suffix: str) -> Iterator[tuple[io.IOBase, io.IOBase]]:
     """Open a file, local or remote; yield its decompressed content, and the file itself.
 
     Raises:

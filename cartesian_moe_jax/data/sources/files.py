@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from cartesian_moe_jax.data.sources.compressed import DECOMPRESSORS
 from cartesian_moe_jax.data.sources.rows import READERS, file_kind
 from cartesian_moe_jax.errors import UserError
-from cartesian_moe_jax.paths import as_path, is_remote
+from cartesian_moe_jax.paths import as_path, is_remote, reported
 
 
 class InputFile(NamedTuple):
@@ -58,7 +58,8 @@ def _input_file(path: str) -> InputFile:
 
 def _expand(pattern: str) -> Iterator[Any]:
     if is_remote(as_path(pattern)):
-        yield from _expand_remote(pattern)
+        with reported("read", as_path(pattern)):
+            yield from _expand_remote(pattern)
         return
     path = Path(pattern).expanduser()
     if path.is_dir():

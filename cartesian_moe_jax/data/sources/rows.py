@@ -1,10 +1,11 @@
 """Rows of local files: documents of .txt and .jsonl, streamed, with what is wrong named."""
 
 import codecs
+import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePath
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from cartesian_moe_jax.data.documents import Document, split_key
 from cartesian_moe_jax.data.sources.compressed import DECOMPRESSORS, open_decompressed
@@ -25,7 +26,7 @@ class Fields(NamedTuple):
 BrokenLine = Callable[[str], None]
 """Called with what is wrong with a line: raises UserError, or counts and returns."""
 
-Reader = Callable[[IO[bytes], str, Fields, BrokenLine], Iterator[Document]]
+Reader = Callable[[io.IOBase, str, Fields, BrokenLine], Iterator[Document]]
 
 
 def read_rows(path: Any, fields: Fields, on_broken: BrokenLine) -> Iterator[tuple[Document, int]]:
@@ -49,7 +50,7 @@ def file_kind(name: str) -> tuple[str, str]:
 
 
 def _read_text(
-    content: IO[bytes], path: str, fields: Fields, on_broken: BrokenLine
+    content: io.IOBase, path: str, fields: Fields, on_broken: BrokenLine
 ) -> Iterator[Document]:
     """Yield a text file as one document."""
     yield from _in_pieces(_decoded(content, path))
@@ -79,7 +80,7 @@ def _cut_at_line_ends(blocks: Iterator[str]) -> Iterator[str]:
         yield text
 
 
-def _decoded(content: IO[bytes], path: str) -> Iterator[str]:
+def _decoded(content: io.IOBase, path: str) -> Iterator[str]:
     decoder, seen = codecs.getincrementaldecoder("utf-8")(), 0
     while True:
         data = content.read(PIECE_BYTES)
@@ -98,7 +99,7 @@ def _decoded(content: IO[bytes], path: str) -> Iterator[str]:
 
 
 def _read_json_lines(
-    content: IO[bytes], path: str, fields: Fields, on_broken: BrokenLine
+    content: io.IOBase, path: str, fields: Fields, on_broken: BrokenLine
 ) -> Iterator[Document]:
     """Yield one document a line; blank lines are passed over."""
     good = False

@@ -81,6 +81,12 @@ def spec_of(source: Any) -> str:
     return f"{source.kind}:{','.join(given)}" if given else source.kind
 
 
+def undivided(source: Any) -> str:
+    """Return the spec of all that is packed together: whatever value `where` asks for."""
+    options = dataclasses.replace(source.options, where=source.options.group[0], name="")
+    return spec_of(dataclasses.replace(source, options=options))
+
+
 def hash_of(value: Any) -> str:
     """Return the sha256 of JSON data."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode("utf-8")).hexdigest()
