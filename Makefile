@@ -17,7 +17,7 @@ quickstart: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(RUN) -m pytest
 
-test-long: $(VENV)/.installed-dev
+test-long: $(VENV)/.installed-long
 	$(RUN) -m pytest -m "long or not long"
 
 lint: $(VENV)/.installed-dev
@@ -39,6 +39,11 @@ $(VENV)/.installed: requirements.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+# With requirements.txt, so that nothing it pins is changed.
+$(VENV)/.installed-long: $(VENV)/.installed-dev requirements-long.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-long.txt
 	@touch $@
 
 clean:

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import logging
 import os
 import sys
 import time
@@ -141,6 +142,7 @@ def main() -> None:
     """Run the verb; wrong input is one line and exit status 2."""
     arguments = parse(sys.argv[1:])
     keep_freed_memory()
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # libraries' warnings beside our one line
     try:
         arguments.run(arguments)
     except UserError as error:

@@ -27,9 +27,13 @@ class Store:
         self.buckets = {"bucket"}
         self.written: list[str] = []
         """Objects in the order in which their uploads ended."""
+        self.read: list[str] = []
+        """Objects in the order in which they were opened to be read."""
         self.renamed: list[str] = []
         self.failure: Exception | None = None
         """What every access raises, to play a store that is out of reach."""
+        self.file_system: type[AbstractFileSystem]
+        """For tests that replace some of its methods."""
 
     def file(self, name):
         """The file that keeps an object; its name holds the whole path: there are no folders."""
@@ -101,9 +105,18 @@ class StandInFileSystem(AbstractFileSystem):
             found.append({"name": name, "size": 0, "type": "file"})
         return found if detail else [entry["name"] for entry in found]
 
+    def find(self, path, **options):
+        try:  # as gcsfs does: fsspec's own passes over folders that cannot be listed
+            return super().find(path, on_error="raise", **options)
+        except FileNotFoundError:
+            return {} if options.get("detail") else []
+
     def _find_object(self, name):
         file = self.store.file(name)
-        return file.is_file() and {"name": name, "size": file.stat().st_size, "type": "file"}
+        if not file.is_file():
+            return None
+        status = file.stat()
+        return {"name": name, "size": status.st_size, "type": "file", "mtime": status.st_mtime}
 
     def _below(self, name):
         return [o[len(name) + 1 :] for o in self.store.objects() if o.startswith(f"{name}/")]
@@ -116,6 +129,7 @@ class StandInFileSystem(AbstractFileSystem):
             return Upload(self.store, name)
         if mode != "rb":
             raise NotImplementedError(f"mode {mode!r}: objects are read, or written whole")
+        self.store.read.append(name)
         return io.BytesIO(self.store.file(name).read_bytes())
 
     def _rm(self, path):
@@ -140,6 +154,7 @@ class StandInFileSystem(AbstractFileSystem):
 def install(folder):
     """Put the stand-in behind gs:// in this process; returns the store."""
     store = StandInFileSystem.store = Store(folder)
+    store.file_system = StandInFileSystem
     for protocol in PROTOCOLS:
         fsspec.register_implementation(protocol, StandInFileSystem, clobber=True)
     backend._FileSystemSpecBackend._get_filesystem.cache_clear()

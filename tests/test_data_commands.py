@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-import zstandard
+from backports import zstd
 
 import cartesian_moe_jax as cmoe
 from cartesian_moe_jax import __main__ as command_line
@@ -280,7 +280,7 @@ def test_the_pile_preset_mixes_the_22_domains_of_a_copy(tmp_path, capsys):
             for i, domain in enumerate(domains * 2)
         ]
         data = "".join(json.dumps(row) + "\n" for row in rows).encode()
-        (tmp_path / name).write_bytes(zstandard.compress(data))
+        (tmp_path / name).write_bytes(zstd.compress(data))
     preset = [f"--config=configs/pile.py:{tmp_path}", "--config.data.tokenizer=bytes"]
     run("prepare", *preset, cache=tmp_path / "cache")
     lines = capsys.readouterr().out.splitlines()

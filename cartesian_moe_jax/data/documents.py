@@ -95,9 +95,14 @@ class Documents:
 
     def read(self, start: int, stop: int) -> Iterator[tuple[str, Document]]:
         """Yield rows [start, stop) with the split of their dataset (empty: none)."""
-        begins_and_datasets = zip(self._starts, self.datasets, self._sources, strict=False)
-        for begin, dataset, source in begins_and_datasets:
-            first, last = max(start - begin, 0), min(stop - begin, len(source))
+        for dataset, (begin, end) in zip(
+            self.datasets, itertools.pairwise(self._starts), strict=True
+        ):
+            first, last = max(start, begin) - begin, min(stop, end) - begin
+            if first >= last:
+                continue
+            # Opened anew each time: a source that is kept would keep its files open.
+            source = _open_rows(dataset)
             for block in range(first, last, BLOCK_ROWS):
                 keys = range(block, min(block + BLOCK_ROWS, last))
                 for row in source.__getitems__(list(keys)):
@@ -112,19 +117,16 @@ class Documents:
         return Document(text, split_key(text), group)
 
     @functools.cached_property
-    def _sources(self) -> list[Any]:
-        return [_open_rows(dataset) for dataset in self.datasets]
-
-    @functools.cached_property
     def _starts(self) -> list[int]:
-        return list(itertools.accumulate(map(len, self._sources), initial=0))
+        lengths = (len(_open_rows(dataset)) for dataset in self.datasets)
+        return list(itertools.accumulate(lengths, initial=0))
 
 
 def _open_rows(dataset: Dataset) -> Any:
     try:
         return dataset.builder().as_data_source(dataset.rows)
     except (ValueError, KeyError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{dataset.name}: cannot read split={dataset.rows!r}: {reason}") from None
 
 

@@ -122,7 +122,7 @@ class Worker:
             start_new_session=True,  # Ctrl-C is for the parent alone
         )
         child.close()
-        self._connection.send_bytes(json.dumps({"job": name, "settings": settings}).encode())
+        self._setup: dict[str, Any] | None = {"job": name, "settings": settings}
 
     def __enter__(self) -> "Worker":
         return self
@@ -135,13 +135,19 @@ class Worker:
     def ask(self, request: dict[str, Any], report: Report) -> Reply:
         """Return the reply to a request."""
         try:
+            if self._setup is not None:
+                # Not where the process is started: settings may be large, and sending waits for it.
+                self._connection.send_bytes(json.dumps(self._setup).encode())
+                self._setup = None
             self._connection.send_bytes(json.dumps(request).encode())
             while "report" in (message := json.loads(self._connection.recv_bytes())):
                 report(message["report"])
             types = message.get("arrays", [])
             arrays = [np.frombuffer(self._connection.recv_bytes(), dtype) for dtype in types]
         except (EOFError, OSError):
-            status = self._process.poll()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=10.0)
+            status = self._process.returncode
             raise UserError(
                 f"a worker process died (status {status}): memory may be short; "
                 "fewer --workers need less"

@@ -17,7 +17,11 @@ def locked(target: Path) -> Iterator[None]:
     while True:
         with open(path, "a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            if not (path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())):
+            try:
+                there = path.stat()
+            except FileNotFoundError:
+                continue
+            if not os.path.samestat(os.fstat(file.fileno()), there):
                 continue
             try:
                 yield

@@ -30,7 +30,7 @@ from cartesian_moe_jax.data.splits import SPLITS, SplitRule, choose_rule
 from cartesian_moe_jax.data.tokenizers import Tokenizer, tokenizer_label
 from cartesian_moe_jax.data.tokenizing import Counts
 from cartesian_moe_jax.errors import UserError
-from cartesian_moe_jax.paths import as_path, fetch, is_file, is_remote, publish
+from cartesian_moe_jax.paths import AnyPath, as_path, fetch, is_file, is_remote, publish, reported
 
 SHARD_TOKENS = 2**26
 JOB_BYTES = 2**23
@@ -59,8 +59,8 @@ class PackSettings(NamedTuple):
     @property
     def local_cache(self) -> Path:
         """The local folder that packed tokens are read from."""
-        remote = is_remote(as_path(self.cache_dir))
-        return Path(cache_folder("", "data") if remote else as_path(self.cache_dir)).absolute()
+        folder = as_path(self.cache_dir)
+        return _copies() if is_remote(folder) else folder.absolute()
 
     def reading(self) -> Reading:
         """Return how sources are read."""
@@ -111,7 +111,7 @@ def pack(
         if not (target / METADATA).is_file():
             with locked(target):
                 if is_remote(remote) and is_file(remote / METADATA):
-                    fetch_packed(remote, target)
+                    fetch_packed(remote, target, _read_metadata(remote))
                 elif not (target / METADATA).is_file():
                     Packing(target, header, tokenizer, settings).run(source, reading, split)
         if is_remote(remote) and not is_file(remote / METADATA):
@@ -126,23 +126,71 @@ def open_anywhere(place: str) -> PackedCorpus:
         return PackedCorpus.open(path)
     if not is_file(path / METADATA):
         raise UserError(f"{place} is no packed corpus: it has no {METADATA}")
-    name = hashlib.sha256(place.encode()).hexdigest()[:16]
-    target = Path(cache_folder("", "data")).absolute() / f"remote-{name}"
-    fetch_packed(path, target)
+    metadata = _read_metadata(path)
+    # Other tokens may take the place of these.
+    name = hashlib.sha256(f"{place}\0".encode() + metadata).hexdigest()[:16]
+    target = _copies() / f"remote-{name}"
+    with _cache_errors(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with locked(target):
+            fetch_packed(path, target, metadata)
     return PackedCorpus.open(target)
 
 
-def fetch_packed(remote: Any, target: Path) -> None:
-    """Copy packed tokens from a remote folder; what is there in the right size is left alone."""
-    data = (remote / METADATA).read_bytes()
+def fetch_packed(remote: AnyPath, target: Path, metadata: bytes) -> None:
+    """Copy packed tokens from a remote folder, of which the content of `metadata.json` is given.
+
+    The local folder appears when it is complete; what broke off is continued. The caller holds
+    its lock. Raises UserError if the tokens are not those that the metadata tells of.
+    """
+    if (target / METADATA).is_file():
+        return
+    digests, sizes = _files_of(remote, metadata)
+    folder = target.parent / f".{target.name}.fetched"
+    fetch(remote, folder, list(sizes.items()))
+    for name, digest in digests.items():
+        with (folder / name).open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != digest:
+            (folder / name).unlink()
+            raise UserError(
+                f"{remote / name} is damaged, or was replaced while it was fetched: "
+                f"its sha256 is {found}, not {digest}"
+            )
+    _write_durably(folder / METADATA, metadata)
+    _put_in_place(folder, target)
+
+
+def _read_metadata(remote: AnyPath) -> bytes:
+    with reported("read", remote / METADATA):
+        return (remote / METADATA).read_bytes()
+
+
+def _files_of(remote: AnyPath, metadata: bytes) -> tuple[dict[str, str], dict[str, int]]:
+    """Return the sha256 of each shard, and the sizes of these and of the tokenizer."""
     try:
-        metadata = json.loads(data)
-        shards = [s for stream in metadata["splits"].values() for s in stream["shards"]]
-        sizes = [(shard["file"], shard["bytes"]) for shard in shards]
-        sizes += [(TOKENIZER, metadata["tokenizer_bytes"]), (METADATA, len(data))]
-    except (ValueError, KeyError, TypeError):
+        values = json.loads(metadata)
+        shards = [s for stream in values["splits"].values() for s in stream["shards"]]
+        digests = {shard["file"]: shard["sha256"] for shard in shards}
+        sizes = {shard["file"]: shard["bytes"] for shard in shards}
+        sizes[TOKENIZER] = values["tokenizer_bytes"]
+        types = [(str, [*digests, *digests.values()]), (int, sizes.values())]
+        if not all(isinstance(value, kind) for kind, found in types for value in found):
+            raise TypeError
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{remote} is no packed corpus: {METADATA} is unreadable") from None
-    fetch(remote, target, sizes)
+    return digests, sizes
+
+
+def _copies() -> Path:
+    """Return the local folder for copies of what lies in an object store."""
+    folder = cache_folder("", "data")
+    if is_remote(folder):
+        raise UserError(
+            f"XDG_CACHE_HOME leads to {folder}: tokens in an object store are read through "
+            "copies in a local folder"
+        )
+    return folder.absolute()
 
 
 def _header(
@@ -292,13 +340,7 @@ class Packing:
         _write_durably(self._folder / TOKENIZER, description)
         _write_durably(self._folder / METADATA, json.dumps(metadata, indent=1) + "\n")
         _sync_folder(self._folder)
-        try:
-            self._folder.rename(self._target)
-        except OSError:
-            # On a shared file system that does not share locks another machine may be first.
-            if not (self._target / METADATA).is_file():
-                raise
-        _sync_folder(self._target.parent)
+        _put_in_place(self._folder, self._target)
 
 
 @contextlib.contextmanager
@@ -313,9 +355,19 @@ def _cache_errors(cache_dir: Path) -> Iterator[None]:
         ) from None
 
 
-def _write_durably(path: Path, text: str) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
+def _put_in_place(folder: Path, target: Path) -> None:
+    try:
+        folder.rename(target)
+    except OSError:
+        # On a shared file system that does not share locks another machine may be first.
+        if not (target / METADATA).is_file():
+            raise
+    _sync_folder(target.parent)
+
+
+def _write_durably(path: Path, content: str | bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content.encode("utf-8") if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
 

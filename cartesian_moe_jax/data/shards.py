@@ -49,7 +49,7 @@ class ShardWriter:
         if self._file is not None:
             self._sync()
         open_bytes = self._size if self._file is not None else 0
-        return {"counts": self.counts, "shards": self._shards, "open_bytes": open_bytes}
+        return {"counts": self.counts, "shards": list(self._shards), "open_bytes": open_bytes}
 
     def finish(self) -> dict[str, Any]:
         """Close the last shard; return what metadata say of the stream."""
@@ -71,6 +71,8 @@ class ShardWriter:
 
     def _reopen(self, size: int) -> None:
         self._open("r+b", size)
+        if os.fstat(self._file.fileno()).st_size < size:
+            raise OSError(f"{self._file.name} is shorter than the {size} bytes written to it")
         self._file.truncate(size)
         while data := self._file.read(READ_BYTES):
             self._hash.update(data)

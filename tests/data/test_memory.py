@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-import zstandard
+from backports import zstd
 
 from tests import processes
 
@@ -38,7 +38,7 @@ FORMS = {
 def write(path, row, size):
     """Write a compressed file of so many bytes of repeated rows."""
     compressors = {
-        ".zst": lambda file: zstandard.ZstdCompressor(level=1).stream_writer(file),
+        ".zst": lambda file: zstd.ZstdFile(file, "w", level=1),
         ".gz": lambda file: gzip.GzipFile(fileobj=file, mode="wb", compresslevel=1),
     }
     with path.open("wb") as file, compressors[path.suffix](file) as stream:

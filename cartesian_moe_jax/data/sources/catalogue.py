@@ -5,17 +5,20 @@ the network: where one is missing, the error says at once what to run elsewhere.
 """
 
 import importlib.util
+import re
 import socket
 from pathlib import Path
 from typing import Any
 
 from cartesian_moe_jax.data.documents import Dataset
 from cartesian_moe_jax.errors import UserError, nearest
-from cartesian_moe_jax.paths import as_path
+from cartesian_moe_jax.paths import as_path, is_remote
 
 NETWORK = ("storage.googleapis.com", 443)
 NETWORK_SECONDS = 3.0
 READABLE = "array_record"
+NAME = re.compile(r"([A-Za-z]\w*)(?:/([\w.+-]+))?(?::\d[\w.*]*)?")
+"""NAME[/CONFIG][:VERSION]; NAMESPACE:NAME would be looked up on the network."""
 
 
 def open_builder(name: str, data_dir: str) -> tuple[Any, Dataset]:
@@ -31,6 +34,9 @@ def open_builder(name: str, data_dir: str) -> tuple[Any, Dataset]:
     """
     tfds = _import_tfds()
     folder = as_path(name)
+    for path in (folder, as_path(data_dir)):
+        if is_remote(path):
+            raise UserError(f"corpus 'tfds:{name}': {path} must be local: copy the dataset here")
     if (folder / "dataset_info.json").exists():
         builder, place = tfds.builder_from_directory(str(folder)), Dataset(str(folder))
     elif folder.is_dir():
@@ -43,12 +49,13 @@ def open_builder(name: str, data_dir: str) -> tuple[Any, Dataset]:
         builder, place = _named(tfds, name, data_dir), Dataset(name, data_dir)
         if not builder.is_prepared():
             _prepare(builder, name, data_dir)
-    file_format = builder.info.file_format
-    if file_format is not None and file_format.value != READABLE:
+    formats = [builder.info.file_format, *builder.info.alternative_file_formats]
+    if READABLE not in {getattr(known, "value", READABLE) for known in formats}:
         raise UserError(
-            f"corpus 'tfds:{name}' is prepared as {file_format.value}, which needs TensorFlow to "
-            f"read; once, where that is installed: tfds convert_format --dataset_dir="
-            f"{builder.data_path} --out_file_format={READABLE} --out_path=DIR; then tfds:DIR"
+            f"corpus 'tfds:{name}' is prepared as {formats[0].value}, and must be {READABLE} too. "
+            "Once, on any machine: pip install tensorflow-cpu apache-beam importlib_resources; "
+            "python -m tensorflow_datasets.scripts.convert_format --dataset_version_dir="
+            f"{builder.data_path} --out_file_format={READABLE}"
         )
     return builder, place
 
@@ -64,29 +71,40 @@ def _import_tfds() -> Any:
 
 
 def _named(tfds: Any, name: str, data_dir: str) -> Any:
+    """Return the builder of a name: of what is prepared, in whatever format, else to prepare it."""
     import tensorflow_datasets.text  # noqa: F401  c4, wiki40b and wikipedia are unknown before
 
+    match = NAME.fullmatch(name)
+    if match is None:
+        raise UserError(
+            f"corpus 'tfds:{name}' is neither a folder nor a catalogue name such as lm1b or c4/en"
+        )
     try:
+        builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
+        if builder.is_prepared():
+            return builder
         return tfds.builder(name, data_dir=data_dir, try_gcs=False, file_format=READABLE)
     except tfds.core.DatasetNotFoundError:
-        known = tfds.list_builders(with_community_datasets=False)
-        close = nearest(name.partition("/")[0], known)
+        known = sorted(set(tfds.list_builders(with_community_datasets=False)))
+        close = nearest(match[1], known)
         raise UserError(
             f"corpus 'tfds:{name}' is neither a folder nor in the tensorflow-datasets catalogue "
             f"of {len(known)} names{close}"
         ) from None
     except (ValueError, AssertionError) as error:
-        module = tfds.builder_cls(name.partition("/")[0])
-        raise UserError(_wrong_config(name, module, error)) from None
+        reason = _refused(tfds.builder_cls(match[1]), match[2], error)
+        raise UserError(f"corpus 'tfds:{name}': {reason}") from None
 
 
-def _wrong_config(name: str, builder: Any, error: Exception) -> str:
+def _refused(builder: Any, config: str | None, error: Exception) -> str:
+    """Return why there is no builder of a name that is known."""
     configs = [config.name for config in builder.BUILDER_CONFIGS]
-    config = name.partition("/")[2].partition(":")[0]
-    if configs and config not in configs:
-        few = f"; it has {len(configs)}, such as {', '.join(configs[:5])}"
-        return f"corpus 'tfds:{name}': no config {config!r}{nearest(config, configs)}{few}"
-    return f"corpus 'tfds:{name}': {str(error).splitlines()[0]}"
+    if config is not None and config not in configs:
+        few = f"{len(configs)}, such as {', '.join(configs[:5])}" if configs else "none"
+        version = "" if configs else f" (a version is named as in {builder.name}:{builder.VERSION})"
+        return f"no config {config!r}; it has {few}{version}{nearest(config, configs)}"
+    message = str(error).partition('}": ')[2] or str(error)  # without the call's arguments
+    return (message.strip().splitlines() or [type(error).__name__])[0]
 
 
 def _prepare(builder: Any, name: str, data_dir: str) -> None:

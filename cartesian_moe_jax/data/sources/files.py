@@ -40,7 +40,10 @@ def find_files(patterns: tuple[str, ...]) -> list[InputFile]:
                 f"{', '.join(_PLAIN)}, or with {', '.join(filter(None, DECOMPRESSORS))} behind it)"
             )
         for path in files:
-            found.setdefault(path, _input_file(path))
+            # A link may have the name that tells the kind, and its target not.
+            found.setdefault(
+                path if is_remote(as_path(path)) else os.path.realpath(path), _input_file(path)
+            )
     return list(found.values())
 
 
@@ -49,35 +52,57 @@ _PLAIN = tuple(kind for kind in READERS if kind != ".py")
 
 
 def _input_file(path: str) -> InputFile:
-    if is_remote(as_path(path)):
-        status = as_path(path).stat()
-        return InputFile(path, status.length, status.mtime)
-    status = os.stat(path)
-    return InputFile(path, status.st_size, status.st_mtime_ns)
+    with reported("read", as_path(path)):
+        if is_remote(as_path(path)):
+            status = as_path(path).stat()
+            return InputFile(path, status.length, status.mtime)
+        status = os.stat(path)
+        return InputFile(path, status.st_size, status.st_mtime_ns)
 
 
 def _expand(pattern: str) -> Iterator[Any]:
-    if is_remote(as_path(pattern)):
-        with reported("read", as_path(pattern)):
-            yield from _expand_remote(pattern)
-        return
+    with reported("read", as_path(pattern)):
+        yield from (
+            _expand_remote(pattern) if is_remote(as_path(pattern)) else _expand_local(pattern)
+        )
+
+
+def _expand_local(pattern: str) -> Iterator[Path]:
     path = Path(pattern).expanduser()
     if path.is_dir():
         found = path.rglob("*")
     else:
         found = map(Path, glob.glob(str(path), recursive=True)) if not path.exists() else [path]
-    yield from (p.resolve() for p in found if p.is_file())
+    yield from (Path(os.path.abspath(p)) for p in found if p.is_file())
 
 
 def _expand_remote(pattern: str) -> Iterator[Any]:
     path = as_path(pattern)
-    if glob.has_magic(path.name):
-        yield from path.parent.glob(path.name)
-    elif path.is_dir():
-        for folder, _, names in path.walk():
-            yield from (as_path(str(folder)) / name for name in names)
-    elif path.exists():
+    try:
+        is_folder = path.stat().is_directory  # exists() and is_dir() pass over what stat() raises
+    except FileNotFoundError:
+        if glob.has_magic(pattern):
+            yield from path.parent.glob(path.name)
+        return
+    if is_folder:
+        yield from _below(path)
+    else:
         yield path
+
+
+def _below(folder: Any) -> Iterator[Any]:
+    """Yield the files below a remote folder.
+
+    Folder by folder: walk() passes over folders below the first that cannot be listed.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    _, folders, names = next(folder.walk(on_error=fail))
+    yield from (folder / name for name in names if name)  # an object "folder/" has none
+    for name in folders:
+        yield from _below(folder / name)
 
 
 SKIPPED_FOLDERS = frozenset(

@@ -70,7 +70,9 @@ def read_files(
     """
     settings = {"fields": list(fields), "folder": str(folder), "skip_broken": skip_broken}
     requests = [{"files": [list(f) for f in bundle]} for bundle in _bundles(files)]
-    replies = run_jobs("read", settings, requests, workers, lambda report: progress(**report))
+    replies = run_jobs(
+        "read", settings, requests, workers, lambda report: progress(report["count"])
+    )
     done = [reply for reply, _ in replies]
     names = [name for bundle in done for name in bundle["datasets"]]
     first_broken = next((b["first_broken"] for b in done if b["first_broken"]), "")
@@ -81,11 +83,13 @@ def read_files(
 def _bundles(files: Sequence[InputFile]) -> Iterator[list[InputFile]]:
     """Cut the files into runs of about BUNDLE_BYTES; a larger file is alone."""
     bundle: list[InputFile] = []
+    size = 0
     for file in files:
-        if bundle and sum(f.size for f in bundle) + file.size > BUNDLE_BYTES:
+        if bundle and size + file.size > BUNDLE_BYTES:
             yield bundle
-            bundle = []
+            bundle, size = [], 0
         bundle.append(file)
+        size += file.size
     if bundle:
         yield bundle
 
@@ -216,10 +220,7 @@ def _builder_class() -> Any:
         def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
             for number, row in enumerate(self.rows):
                 # JSON can hold half a surrogate pair, which is no text.
-                text = row.text.encode("utf-8", errors="replace")
-                yield (
-                    number,
-                    {TEXT: text, SPLIT_KEY: row.split_key, GROUP: row.group, ENDS: row.ends},
-                )
+                text, group = (t.encode("utf-8", errors="replace") for t in (row.text, row.group))
+                yield number, {TEXT: text, SPLIT_KEY: row.split_key, GROUP: group, ENDS: row.ends}
 
     return LocalTextBuilder

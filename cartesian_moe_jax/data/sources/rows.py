@@ -62,8 +62,12 @@ def _in_pieces(blocks: Iterator[str], group: str = "") -> Iterator[Document]:
     piece = next(pieces, "")
     key = split_key(piece)
     for following in pieces:
-        yield Document(piece, key, group, ends=False)
-        piece = following
+        if piece.isspace() or following.isspace():
+            # Documents of white space alone are passed over, so that no piece may be one.
+            piece += following
+        else:
+            yield Document(piece, key, group, ends=False)
+            piece = following
     if piece:
         yield Document(piece, key, group)
 
@@ -146,7 +150,7 @@ def _field(row: dict[str, Any], name: str) -> Any:
 
 def _names(row: dict[str, Any]) -> str:
     inner = [f"{k}.{name}" for k, v in row.items() if isinstance(v, dict) for name in v]
-    return ", ".join([*row, *inner][:20]) or "none"
+    return " ".join(", ".join([*row, *inner][:20]).split()) or "none"
 
 
 def _first_line(error: Exception) -> str:

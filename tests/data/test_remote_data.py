@@ -1,0 +1,475 @@
+"""Corpora, packed tokens and tokenizers in an object store: the same as on a disk."""
+
+import gzip
+import json
+import os
+
+import pytest
+from backports import zstd
+
+from cartesian_moe_jax.data import ByteTokenizer, PackSettings, pack, packing, parse_source
+from cartesian_moe_jax.data.packing import open_anywhere
+from cartesian_moe_jax.data.tokenizers import resolve_tokenizer
+from cartesian_moe_jax.errors import UserError
+from cartesian_moe_jax.paths import as_path, publish
+from tests.packing import pack_spec, pack_texts
+from tests.tokenizer_files import bpe_file, sentencepiece_file
+
+pytest_plugins = ["tests.stand_in_store"]
+
+BOOKS, CACHE, PLACE = "gs://bucket/books", "gs://bucket/packed", "gs://bucket/shared/mine"
+
+
+def json_lines(name, count=30):
+    rows = ({"text": f"{name} {i}: naïve 日本\n" * (i + 1)} for i in range(count))
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+FILES = {
+    "a.jsonl.zst": zstd.compress(json_lines("a")),
+    "b.jsonl.zst": zstd.compress(json_lines("b")),
+    "d.txt": b"plain text\n" * 50,
+    "deep/c.txt.gz": gzip.compress(b"deep text\n" * 70),
+    "deep/cover.png": b"\x89PNG",
+}
+
+
+def message_of(call, *arguments):
+    with pytest.raises(UserError) as caught:
+        call(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def books(tmp_path, object_store):
+    """The same files on the disk and in the store; returns the folder on the disk."""
+    for name, content in FILES.items():
+        file = tmp_path / "books" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+        object_store.put(f"bucket/books/{name}", content)
+    object_store.put("bucket/books/empty/", b"")  # as consoles mark a folder
+    return tmp_path / "books"
+
+
+@pytest.fixture(autouse=True)
+def on_machine(tmp_path, monkeypatch):
+    """Makes this process one on another machine, which has a local cache of its own."""
+
+    def switch(name):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "machines" / name))
+
+    switch("first")
+    return switch
+
+
+@pytest.fixture
+def packings(monkeypatch):
+    """The folders that were packed, not fetched."""
+    run, folders = packing.Packing.run, []
+
+    def noted(self, *arguments):
+        folders.append(self._target)
+        run(self, *arguments)
+
+    monkeypatch.setattr(packing.Packing, "run", noted)
+    return folders
+
+
+def pack_remotely(spec=f"text:{BOOKS}"):
+    return pack(parse_source(spec), ByteTokenizer(), PackSettings(CACHE, shard_tokens=1000))
+
+
+def tokens_of(packed):
+    return {s: packed.split(s).read(0, 10**9).tolist() for s in ("train", "validation")}
+
+
+def files_on_machines(tmp_path):
+    """What lies on any disk."""
+    files = (file for file in tmp_path.rglob("*") if file.is_file())
+    return sorted(f for f in files if not f.is_relative_to(tmp_path / "object-store"))
+
+
+def stopped(object_store, monkeypatch, name):
+    """Let the upload of objects with a name break off: what was sent of one is there."""
+    put = object_store.put
+
+    def broken(target, content):
+        if not target.endswith(name):
+            return put(target, content)
+        if name != "metadata.json":
+            put(target, content[: len(content) // 2])
+        raise TimeoutError("the store does not answer")
+
+    monkeypatch.setattr(object_store, "put", broken)
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        "*.jsonl.zst",
+        "",
+        "deep",
+        "deep/c.txt.gz",
+        "*/*.txt.*",
+        "?.txt",
+        "d.txt,deep/c.txt.gz,[ab].jsonl.*",
+    ],
+)
+def test_remote_files_pack_to_the_tokens_of_local_ones(books, tmp_path, object_store, places):
+    here, there = (
+        pack_spec(tmp_path / name, "text:" + ",".join(f"{root}/{p}" for p in places.split(",")))
+        for name, root in (("here", books), ("there", BOOKS))
+    )
+    assert here.metadata["splits"] == there.metadata["splits"]
+    assert tokens_of(here) == tokens_of(there)
+    assert object_store.renamed == []
+
+
+def test_each_pattern_finds_other_files(books, tmp_path):
+    patterns = ["*.jsonl.zst", "", "deep", "?.txt"]
+    packed = {p: pack_spec(tmp_path / "cache", f"text:{BOOKS}/{p}").content_hash for p in patterns}
+    assert len(set(packed.values())) == len(patterns)
+
+
+def test_changed_objects_are_packed_anew(books, tmp_path, object_store):
+    def packed():
+        return pack_spec(tmp_path, f"text:{BOOKS}/*.txt")
+
+    first, name = packed(), "bucket/books/d.txt"
+    object_store.read.clear()
+    assert packed().directory == first.directory
+    assert object_store.read == []
+    os.utime(object_store.file(name), (0, 0))
+    touched = packed()
+    assert touched.directory != first.directory
+    assert touched.content_hash == first.content_hash
+    object_store.put(name, b"other text\n" * 51)
+    os.utime(object_store.file(name), (0, 0))
+    assert packed().content_hash != first.content_hash
+    object_store.put("bucket/books/e.txt", b"one more\n")
+    assert packed().split("train").documents == 2
+
+
+@pytest.mark.parametrize("place", ["nothing", "nothing/*.txt", "*.txt.xz", "deep/cover.png"])
+def test_remote_patterns_that_find_nothing_are_named(books, tmp_path, place):
+    message = message_of(pack_spec, tmp_path, f"text:{BOOKS}/{place}")
+    assert f"{BOOKS}/{place}" in message and "no files found" in message
+
+
+def test_a_recursive_remote_glob_is_refused_in_one_line(books, tmp_path):
+    message = message_of(pack_spec, tmp_path, f"text:{BOOKS}/**/*.txt")
+    assert f"{BOOKS}/**/*.txt" in message and "`**`" in message
+
+
+def test_packed_tokens_are_published_and_their_metadata_last(books, object_store):
+    object_store.written.clear()
+    packed = pack_remotely()
+    names = sorted(file.name for file in packed.directory.iterdir())
+    prefix = f"bucket/packed/{packed.directory.name}/"
+    assert sorted(object_store.written) == [prefix + name for name in names]
+    assert object_store.written[-1] == f"{prefix}metadata.json"
+    objects = object_store.objects()
+    for name in names:
+        assert objects[prefix + name] == (packed.directory / name).read_bytes()
+    assert sum(name.endswith(".bin") for name in names) > 3
+    assert object_store.renamed == []
+
+
+def test_another_machine_fetches_what_one_has_packed(books, object_store, packings, on_machine):
+    first = pack_remotely()
+    object_store.written.clear()
+    on_machine("second")
+    second = pack_remotely()
+    assert packings == [first.directory]
+    assert second.directory != first.directory
+    assert second.content_hash == first.content_hash
+    assert tokens_of(second) == tokens_of(first)
+    assert second.tokenizer == first.tokenizer
+    object_store.read.clear()
+    assert pack_remotely().directory == second.directory
+    assert (object_store.read, object_store.written) == ([], [])
+
+
+@pytest.mark.parametrize("name", ["train-00001.bin", "metadata.json"])
+@pytest.mark.parametrize("machine", ["first", "second"])
+def test_an_upload_that_broke_off_is_not_taken_for_complete(
+    books, object_store, packings, on_machine, name, machine
+):
+    with pytest.MonkeyPatch.context() as patch:
+        stopped(object_store, patch, name)
+        assert name in message_of(pack_remotely)
+    assert not [o for o in object_store.objects() if o.endswith("metadata.json")]
+    on_machine(machine)
+    packed = pack_remotely()
+    assert len(packings) == (1 if machine == "first" else 2)
+    on_machine("third")
+    fetched = pack_remotely()
+    assert len(packings) == (1 if machine == "first" else 2)
+    assert tokens_of(fetched) == tokens_of(packed)
+
+
+def breaking_off(object_store, monkeypatch, name):
+    """Let reading objects with a name fail, as when a connection is lost."""
+    open_ = object_store.file_system._open
+
+    def broken(self, path, mode="rb", **options):
+        if mode == "rb" and path.endswith(name):
+            raise ConnectionError("lost")
+        return open_(self, path, mode, **options)
+
+    monkeypatch.setattr(object_store.file_system, "_open", broken)
+
+
+def test_a_download_that_broke_off_is_continued(books, object_store, packings, on_machine):
+    first = pack_remotely()
+    on_machine("second")
+    with pytest.MonkeyPatch.context() as patch:
+        breaking_off(object_store, patch, "train-00002.bin")
+        assert "train-00002.bin" in message_of(pack_remotely)
+    object_store.read.clear()
+    assert tokens_of(pack_remotely()) == tokens_of(first)
+    read = [name.rpartition("/")[2] for name in object_store.read]
+    assert "train-00002.bin" in read and "train-00000.bin" not in read
+    assert packings == [first.directory]
+
+
+def test_what_broke_off_and_is_gone_from_the_store_is_packed(
+    books, object_store, packings, on_machine
+):
+    first = pack_remotely()
+    on_machine("second")
+    with pytest.MonkeyPatch.context() as patch:
+        breaking_off(object_store, patch, "train-00002.bin")
+        message_of(pack_remotely)
+    for name in object_store.objects():
+        if name.startswith("bucket/packed/"):
+            object_store.file(name).unlink()
+    second = pack_remotely()
+    assert packings == [first.directory, second.directory]
+    assert tokens_of(second) == tokens_of(first)
+
+
+def shared(tmp_path, content="first"):
+    """Publish packed tokens at PLACE; equally long contents give equally long shards."""
+    packed = pack_texts(tmp_path / content, {"a.txt": f"{content} text\n" * 500})
+    publish(packed.directory, as_path(PLACE), last="metadata.json")
+    return packed
+
+
+def change_metadata(object_store, folder, change):
+    name = f"{folder.removeprefix('gs://')}/metadata.json"
+    metadata = json.loads(object_store.objects()[name])
+    change(metadata)
+    object_store.put(name, json.dumps(metadata).encode())
+
+
+def test_packed_tokens_are_opened_through_a_local_copy(object_store, tmp_path):
+    packed = shared(tmp_path)
+    opened = open_anywhere(PLACE)
+    assert tokens_of(opened) == tokens_of(packed)
+    assert opened.directory.is_relative_to(tmp_path / "machines" / "first")
+    object_store.read.clear()
+    assert open_anywhere(PLACE).directory == opened.directory
+    assert not [name for name in object_store.read if name.endswith(".bin")]
+
+
+def test_tokens_that_took_the_place_of_others_are_fetched(object_store, tmp_path):
+    first = shared(tmp_path, "first")
+    before = open_anywhere(PLACE)
+    second = shared(tmp_path, "other")
+    sizes = [
+        [shard["bytes"] for stream in p.metadata["splits"].values() for shard in stream["shards"]]
+        for p in (first, second)
+    ]
+    assert sizes[0] == sizes[1], "or sizes tell them apart"
+    assert tokens_of(open_anywhere(PLACE)) == tokens_of(second) != tokens_of(first)
+    assert tokens_of(before) == tokens_of(first)
+
+
+def test_tokens_that_are_being_replaced_are_not_mixed(object_store, tmp_path, monkeypatch):
+    shared(tmp_path, "first")
+    with pytest.MonkeyPatch.context() as patch:
+        stopped(object_store, patch, "metadata.json")
+        message_of(shared, tmp_path, "other")
+    message = message_of(open_anywhere, PLACE)
+    assert ".bin" in message and "sha256" in message
+    assert tokens_of(shared(tmp_path, "other")) == tokens_of(open_anywhere(PLACE))
+
+
+def test_a_damaged_shard_is_fetched_again_when_it_is_mended(
+    books, object_store, packings, on_machine
+):
+    first = pack_remotely()
+    name = f"bucket/packed/{first.directory.name}/train-00001.bin"
+    content = object_store.objects()[name]
+    object_store.put(name, content[:-1] + b"?")
+    on_machine("second")
+    message = message_of(pack_remotely)
+    assert f"gs://{name}" in message and "sha256" in message
+    object_store.put(name, content)
+    assert tokens_of(pack_remotely()) == tokens_of(first)
+    assert packings == [first.directory]
+
+
+@pytest.mark.parametrize("through", ["cache_dir", "packed:"])
+@pytest.mark.parametrize("name", ["../../x", "/{tmp}/x", "a/x", "a\\x", "..", ".", ""])
+def test_a_listing_cannot_make_us_write_elsewhere(
+    books, object_store, on_machine, tmp_path, name, through
+):
+    name = name.replace("/{tmp}", str(tmp_path))
+    packed = pack_remotely()
+    folder = f"{CACHE}/{packed.directory.name}"
+
+    def change(metadata):
+        metadata["splits"]["train"]["shards"][1]["file"] = name
+
+    change_metadata(object_store, folder, change)
+    object_store.put(f"{folder.removeprefix('gs://')}/{name}", b"evil")
+    on_machine("second")
+    before = files_on_machines(tmp_path)
+    call = pack_remotely if through == "cache_dir" else lambda: open_anywhere(folder)
+    message = message_of(call)
+    assert folder in message and repr(name) in message
+    assert files_on_machines(tmp_path) == before
+
+
+@pytest.mark.parametrize("difference", [-2, 2])
+def test_a_shard_of_another_size_is_refused(object_store, tmp_path, difference):
+    shared(tmp_path)
+
+    def change(metadata):
+        metadata["splits"]["train"]["shards"][0]["bytes"] += difference
+
+    change_metadata(object_store, PLACE, change)
+    for _ in range(2):
+        message = message_of(open_anywhere, PLACE)
+        assert f"{PLACE}/train-00000.bin" in message and "bytes, not" in message
+
+
+ONE = {"file": "train-00000.bin", "bytes": 4, "sha256": "0"}
+
+
+def listing(**changes):
+    shards = [ONE | changes]
+    return json.dumps({"splits": {"train": {"shards": shards}}, "tokenizer_bytes": 4}).encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b'{"splits": ',
+        b"\xff\xfe",
+        b"[]",
+        b'{"splits": []}',
+        b'{"splits": {"train": 3}}',
+        b'["' + b"[" * 200_000,
+        listing(file=5),
+        listing(bytes="4"),
+        listing(sha256=None),
+    ],
+)
+def test_metadata_that_is_none_is_one_line(object_store, tmp_path, content):
+    object_store.put("bucket/shared/mine/metadata.json", content)
+    object_store.put("bucket/shared/mine/train-00000.bin", b"data")
+    object_store.put("bucket/shared/mine/tokenizer.json", b"{} {")
+    before = files_on_machines(tmp_path)
+    message = message_of(open_anywhere, PLACE)
+    assert PLACE in message and "metadata.json is unreadable" in message
+    assert files_on_machines(tmp_path) == before
+
+
+def test_a_place_without_metadata_is_no_packed_corpus(object_store):
+    message = message_of(open_anywhere, PLACE)
+    assert PLACE in message and "it has no metadata.json" in message
+
+
+def test_a_local_cache_must_be_local(books, tmp_path, monkeypatch):
+    shared(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", "gs://bucket/home")
+    monkeypatch.chdir(tmp_path)
+    for call in (pack_remotely, lambda: open_anywhere(PLACE)):
+        assert "gs://bucket/home" in message_of(call)
+    assert not (tmp_path / "gs:").exists()
+
+
+@pytest.mark.parametrize("make", [bpe_file, sentencepiece_file])
+def test_a_tokenizer_may_lie_in_the_store(books, object_store, tmp_path, make):
+    file = make(tmp_path)
+    object_store.put(f"bucket/tokenizers/{file.name}", file.read_bytes())
+    local = resolve_tokenizer(str(file))
+    for setting in (f"gs://bucket/tokenizers/{file.name}", "gs://bucket/tokenizers"):
+        assert resolve_tokenizer(setting) == local
+    there = resolve_tokenizer("gs://bucket/tokenizers")
+    packed = [pack_spec(tmp_path / n, f"text:{books}", t) for n, t in (("a", local), ("b", there))]
+    assert packed[0].directory.name == packed[1].directory.name
+    assert tokens_of(packed[0]) == tokens_of(packed[1])
+
+
+def test_a_tokenizer_that_is_not_in_the_store_is_named(object_store):
+    assert "'gs://bucket/tokenizer.json'" in message_of(
+        resolve_tokenizer, "gs://bucket/tokenizer.json"
+    )
+    object_store.put("bucket/tokenizer.json", b'{"model": ')
+    assert "gs://bucket/tokenizer.json is damaged JSON" in message_of(
+        resolve_tokenizer, "gs://bucket/tokenizer.json"
+    )
+
+
+FAILURES = [
+    (PermissionError("Forbidden: b/o\nno access"), "Forbidden: b/o no access"),
+    (ConnectionError("Cannot connect to host"), "Cannot connect to host"),
+    (RuntimeError("credentials\nexpired"), "credentials expired"),
+]
+CALLS = {
+    "file": lambda tmp_path: pack_spec(tmp_path, f"text:{BOOKS}/d.txt"),
+    "folder": lambda tmp_path: pack_spec(tmp_path, f"text:{BOOKS}"),
+    "glob": lambda tmp_path: pack_spec(tmp_path, f"text:{BOOKS}/*.jsonl.zst"),
+    "cache": lambda tmp_path: pack_remotely(f"text:{tmp_path / 'books'}"),
+    "packed": lambda tmp_path: open_anywhere(PLACE),
+    "tokenizer": lambda tmp_path: resolve_tokenizer("gs://bucket/tokenizer.json"),
+}
+
+
+@pytest.mark.parametrize("failure, words", FAILURES)
+@pytest.mark.parametrize("call", CALLS)
+def test_a_store_out_of_reach_is_one_line(books, object_store, tmp_path, call, failure, words):
+    object_store.failure = failure
+    message = message_of(CALLS[call], tmp_path)
+    assert "gs://bucket/" in message and words in message
+    assert "no files found" not in message
+
+
+@pytest.mark.parametrize("failure, words", FAILURES)
+@pytest.mark.parametrize(
+    "call, method", [("folder", "ls"), ("glob", "ls"), *((call, "_open") for call in CALLS)]
+)
+def test_a_store_that_fails_on_the_way_is_one_line(
+    books, object_store, tmp_path, monkeypatch, call, method, failure, words
+):
+    shared(tmp_path)
+    object_store.put("bucket/tokenizer.json", bpe_file(tmp_path).read_bytes())
+
+    def fail(self, path, *arguments, **options):
+        raise failure
+
+    monkeypatch.setattr(object_store.file_system, method, fail)
+    message = message_of(CALLS[call], tmp_path)
+    assert "gs://bucket/" in message and words in message
+    assert "no files found" not in message
+
+
+def test_a_folder_of_which_a_part_cannot_be_listed_is_refused(
+    books, object_store, tmp_path, monkeypatch
+):
+    list_ = object_store.file_system.ls
+
+    def broken(self, path, *arguments, **options):
+        if path.rstrip("/").endswith("deep"):
+            raise PermissionError("Forbidden")
+        return list_(self, path, *arguments, **options)
+
+    monkeypatch.setattr(object_store.file_system, "ls", broken)
+    assert f"{BOOKS} cannot be read: Forbidden" in message_of(CALLS["folder"], tmp_path)
