@@ -5,8 +5,9 @@
 """
 
 from cartesian_moe_jax.data.loader import TrainingBatches, evaluation_batches, training_batches
+from cartesian_moe_jax.data.pack_settings import PackSettings
 from cartesian_moe_jax.data.packed import PackedCorpus, PackedTokens, open_packed
-from cartesian_moe_jax.data.packing import PackSettings, pack
+from cartesian_moe_jax.data.packed_cache import pack
 from cartesian_moe_jax.data.parts import Part
 from cartesian_moe_jax.data.prepared import PreparedData, prepare_data, prepare_split
 from cartesian_moe_jax.data.sources.spec import SOURCES, parse_corpus, parse_source

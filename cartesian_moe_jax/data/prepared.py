@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 
 from cartesian_moe_jax.config import DataConfig
+from cartesian_moe_jax.data.pack_settings import settings_of
 from cartesian_moe_jax.data.packed import PackedCorpus
-from cartesian_moe_jax.data.packing import open_anywhere, pack, settings_of
+from cartesian_moe_jax.data.packed_cache import open_anywhere, pack
 from cartesian_moe_jax.data.parts import Part, broken_lines, describe
 from cartesian_moe_jax.data.sources.source import hash_of
 from cartesian_moe_jax.data.sources.spec import Component, Packed, parse_corpus

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cartesian_moe_jax.config import DataConfig
 from cartesian_moe_jax.data.documents import BLOCK_ROWS, Documents
-from cartesian_moe_jax.data.packing import settings_of
+from cartesian_moe_jax.data.pack_settings import settings_of
 from cartesian_moe_jax.data.progress import StageBar
 from cartesian_moe_jax.data.sources.spec import Component, Packed, parse_corpus, spec_of
 from cartesian_moe_jax.data.splits import SPLITS, SplitRule, choose_rule

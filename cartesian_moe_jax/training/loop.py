@@ -16,7 +16,7 @@ from cartesian_moe_jax.data.tokenizers import (
     resolve_tokenizer,
 )
 from cartesian_moe_jax.models.vocabulary import with_vocabulary
-from cartesian_moe_jax.paths import AnyPath, as_path
+from cartesian_moe_jax.paths import AnyPath, as_path, reported
 from cartesian_moe_jax.runs.checkpoints import ARRAYS, Checkpoints
 from cartesian_moe_jax.runs.compilation_cache import use_compilation_cache
 from cartesian_moe_jax.runs.directory import RunDirectory
@@ -84,7 +84,9 @@ def tokenizer_of(config: Config, run: RunDirectory) -> Tokenizer:
     if not run.has("tokenizer.json"):
         return resolve_tokenizer(setting, config.data.end_of_text)
     kept = build_tokenizer(run.read_json("tokenizer.json"))
-    if setting in TOKENIZERS or as_path(setting).exists():
+    with reported("read", as_path(setting)):
+        is_there = setting in TOKENIZERS or as_path(setting).exists()
+    if is_there:
         given = resolve_tokenizer(setting, config.data.end_of_text)
         where = f"config.data.tokenizer={setting}"
         require_same_tokenizer(kept.identity(), str(run.path), given.identity(), where)

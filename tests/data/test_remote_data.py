@@ -8,7 +8,7 @@ import pytest
 from backports import zstd
 
 from cartesian_moe_jax.data import ByteTokenizer, PackSettings, pack, packing, parse_source
-from cartesian_moe_jax.data.packing import open_anywhere
+from cartesian_moe_jax.data.packed_cache import open_anywhere
 from cartesian_moe_jax.data.tokenizers import resolve_tokenizer
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.paths import as_path, publish

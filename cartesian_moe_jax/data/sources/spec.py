@@ -41,7 +41,7 @@ class Component(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Packed:
-    """A folder of packed tokens, wherever it was made; `packing` opens it."""
+    """A folder of packed tokens, wherever it was made; `packed_cache` opens it."""
 
     place: str
     options: Options = Options()
