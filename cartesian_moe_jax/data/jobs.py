@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -110,6 +111,7 @@ class Worker:
 
     def __init__(self, name: str, settings: dict[str, Any]):
         self._connection, child = Pipe()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  open as long as the process
         # Each worker is one core's work; libraries must not start threads for all of them.
         single = {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         self._process = subprocess.Popen(
@@ -118,7 +120,7 @@ class Worker:
             env={**os.environ, **single, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=self._log,
             start_new_session=True,  # Ctrl-C is for the parent alone
         )
         child.close()
@@ -131,6 +133,7 @@ class Worker:
         self._process.kill()
         self._process.wait()
         self._connection.close()
+        self._log.close()
 
     def ask(self, request: dict[str, Any], report: Report) -> Reply:
         """Return the reply to a request."""
@@ -147,15 +150,20 @@ class Worker:
         except (EOFError, OSError):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=10.0)
-            status = self._process.returncode
             raise UserError(
-                f"a worker process died (status {status}): memory may be short; "
-                "fewer --workers need less"
+                f"a worker process died (status {self._process.returncode}{self._last_words()}): "
+                "memory may be short; fewer --workers need less"
             ) from None
         for name, error in ERRORS.items():
             if name in message:
                 raise error(message[name])
         return message["reply"], arrays
+
+    def _last_words(self) -> str:
+        """Return the last line that the process wrote on standard error."""
+        self._log.seek(0)
+        lines = self._log.read().decode("utf-8", errors="replace").split("\n")
+        return next((f", {line.strip()}" for line in reversed(lines) if line.strip()), "")
 
 
 def send_reply(connection: Connection, reply: Reply) -> None:

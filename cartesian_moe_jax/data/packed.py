@@ -73,9 +73,10 @@ class PackedCorpus:
         name = stream_name(split, group)
         if not self.has(split, group):
             known = [stream for stream in self.metadata["splits"] if ("/" in stream) == bool(group)]
+            names = ", ".join(" ".join(stream.split()) for stream in sorted(known)[:50])
             raise UserError(
-                f"{name!r} is unknown in {self.directory}; known: "
-                f"{', '.join(sorted(known)[:50]) or 'none'}{nearest(name, known)}"
+                f"{name!r} is unknown in {self.directory}; known: {names or 'none'}"
+                f"{nearest(name, known)}"
             )
         return PackedTokens(self, name)
 

@@ -114,14 +114,15 @@ class Packing:
         last = seconds()
         with StageBar("tokenising", len(documents), "rows", show=self._settings.show) as bar:
             bar.advance(self._next)
-            for request, counts, arrays in self._tokenized(documents, rule):
-                for (name, count), tokens in zip(counts.items(), arrays, strict=True):
-                    self._writer(name).add(Counts(*count), tokens)
-                bar.advance(request["stop"] - self._next)
-                self._next = request["stop"]
-                if seconds() - last > JOURNAL_SECONDS:
-                    last = seconds()
-                    self._write_journal(last)
+            with contextlib.closing(self._tokenized(documents, rule)) as tokenized:
+                for request, counts, arrays in tokenized:
+                    for (name, count), tokens in zip(counts.items(), arrays, strict=True):
+                        self._writer(name).add(Counts(*count), tokens)
+                    bar.advance(request["stop"] - self._next)
+                    self._next = request["stop"]
+                    if seconds() - last > JOURNAL_SECONDS:
+                        last = seconds()
+                        self._write_journal(last)
 
     def _tokenized(self, documents: Documents, rule: SplitRule) -> Iterator[tuple]:
         settings = {
@@ -136,9 +137,12 @@ class Packing:
             {"start": start, "stop": min(start + step, rows)}
             for start in range(self._next, rows, step)
         ]
-        replies = run_jobs("tokenize", settings, requests, self._settings.workers)
-        for request, (reply, arrays) in zip(requests, replies, strict=True):
-            yield request, reply["counts"], arrays
+        # Closed at once when something fails: it ends the workers.
+        with contextlib.closing(
+            run_jobs("tokenize", settings, requests, self._settings.workers)
+        ) as replies:
+            for request, (reply, arrays) in zip(requests, replies, strict=True):
+                yield request, reply["counts"], arrays
 
     def _write_journal(self, seconds: float) -> None:
         streams = {name: writer.state() for name, writer in self._writers.items()}

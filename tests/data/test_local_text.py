@@ -156,7 +156,7 @@ def test_the_sizes_of_a_bundle_are_not_added_up_for_each_file():
     class Size(int):
         def __add__(self, other):
             additions.append(1)
-            return Size(int(self) + other)
+            return Size(int(self) + int(other))
 
         __radd__ = __add__
 

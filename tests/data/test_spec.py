@@ -24,7 +24,6 @@ def message_of(call, *arguments):
         ("text:/a.txt", LocalFiles("/a.txt")),
         ("text:/a,/b c/*.jsonl,field=story", LocalFiles("/a,/b c/*.jsonl", Options("story"))),
         ("text:gs://bucket/a=b,name=x=y", LocalFiles("gs://bucket/a=b", Options(name="x=y"))),
-        ("text:/a,feild=story", LocalFiles("/a,feild=story")),
         (
             PILE,
             LocalFiles("/pile/*.jsonl.zst", Options(where="meta.pile_set_name:Wikipedia (en)")),
@@ -79,6 +78,9 @@ def test_what_is_packed_together_has_one_string():
         ("/data/books", ["data.corpus='/data/books' is unknown"]),
         ("text:/a,split=train", ["'text:/a,split=train'", "text takes no split=", "field, where"]),
         ("python_stdlib:field=text", ["python_stdlib takes no field=", "allowed: name"]),
+        ("text:/a,feild=story", ["text takes no feild=", "did you mean 'field'"]),
+        ("text:/a,field=a,field=b", ["has field= twice"]),
+        ("packed:", ["'packed:' needs the folder"]),
         ("packed:/a,field=text", ["packed takes no field=", "allowed: where, name"]),
         ("text:/a,where=domain", ["where=domain must be FIELD:VALUE"]),
         ("text:/a,where=domain:", ["where=domain: must be FIELD:VALUE"]),
@@ -175,3 +177,9 @@ def test_what_is_wrong_with_a_source_of_a_mixture_is_named():
     assert "data.corpus='txt'" in message_of(parse_corpus, "1*text:/a + 2*txt:/b")
     assert "data.corpus=''" in message_of(parse_corpus, "1*text:/a + 2*")
     assert "takes no split=" in message_of(parse_corpus, "1*text:/a,split=train + 2*text:/b")
+
+
+def test_a_file_may_have_a_name_like_an_option(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "year=2020.txt").write_text("text")
+    assert parse_source("text:year=2020.txt").place == "year=2020.txt"

@@ -47,7 +47,7 @@ def open_builder(name: str, data_dir: str) -> tuple[Any, Dataset]:
     else:
         data_dir = str(as_path(data_dir or tfds.core.constants.DATA_DIR))
         builder, place = _named(tfds, name, data_dir), Dataset(name, data_dir)
-        if not builder.is_prepared():
+        if not _is_prepared(builder):
             _prepare(builder, name, data_dir)
     formats = [builder.info.file_format, *builder.info.alternative_file_formats]
     if READABLE not in {getattr(known, "value", READABLE) for known in formats}:
@@ -81,7 +81,7 @@ def _named(tfds: Any, name: str, data_dir: str) -> Any:
         )
     try:
         builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
-        if builder.is_prepared():
+        if _is_prepared(builder):
             return builder
         return tfds.builder(name, data_dir=data_dir, try_gcs=False, file_format=READABLE)
     except tfds.core.DatasetNotFoundError:
@@ -94,6 +94,11 @@ def _named(tfds: Any, name: str, data_dir: str) -> Any:
     except (ValueError, AssertionError) as error:
         reason = _refused(tfds.builder_cls(match[1]), match[2], error)
         raise UserError(f"corpus 'tfds:{name}': {reason}") from None
+
+
+def _is_prepared(builder: Any) -> bool:
+    # Its own method warns beside our one line.
+    return (as_path(str(builder.data_path)) / "dataset_info.json").exists()
 
 
 def _refused(builder: Any, config: str | None, error: Exception) -> str:

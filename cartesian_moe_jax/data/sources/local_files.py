@@ -1,6 +1,7 @@
 """Text files, one document each, and JSON lines, one document a line, as a source."""
 
 import dataclasses
+import functools
 from typing import Any, ClassVar
 
 from cartesian_moe_jax.data.documents import Documents
@@ -21,8 +22,9 @@ class LocalFiles:
     kind: ClassVar[str] = "text"
     allowed: ClassVar[tuple[str, ...]] = ("field", "where", "name")
 
+    @functools.cached_property
     def files(self) -> list[InputFile]:
-        """Return the files that the patterns find."""
+        """The files that the patterns find; looked for once."""
         patterns = tuple(p.strip() for p in self.place.split(",") if p.strip())
         if not patterns:
             raise UserError("corpus 'text:' needs a file, folder or glob, as in text:/data/*.txt")
@@ -31,11 +33,11 @@ class LocalFiles:
     def fingerprint(self, reading: Reading) -> Any:
         """Return the files' paths, sizes and times, and how they are read."""
         fields = [self.options.field, self.options.group[0]]
-        return [[list(f) for f in self.files()], fields, reading.skip_broken]
+        return [[list(f) for f in self.files], fields, reading.skip_broken]
 
     def size(self) -> int:
         """Return the size of the files."""
-        return sum(file.size for file in self.files())
+        return sum(file.size for file in self.files)
 
     def find(self, reading: Reading, split: str) -> Found:
         """Return the documents, read into datasets of array_record format."""
@@ -44,7 +46,7 @@ class LocalFiles:
             raise UserError(f"split={split!r} is unknown in {spec_of(self)!r}: allowed: {allowed}")
         group_field = self.options.group[0]
         read = read_files(
-            self.files(),
+            self.files,
             Fields(self.options.field, group_field),
             reading.folder,
             skip_broken=reading.skip_broken,
@@ -62,8 +64,9 @@ class PythonStdlib(LocalFiles):
     kind: ClassVar[str] = "python_stdlib"
     allowed: ClassVar[tuple[str, ...]] = ("name",)
 
+    @functools.cached_property
     def files(self) -> list[InputFile]:
-        """Return the non-test sources."""
+        """The non-test sources."""
         if self.place:
             raise UserError(f"corpus {spec_of(self)!r}: python_stdlib names no files")
         return list(stdlib_files())

@@ -73,7 +73,8 @@ def read_files(
     replies = run_jobs(
         "read", settings, requests, workers, lambda report: progress(report["count"])
     )
-    done = [reply for reply, _ in replies]
+    with contextlib.closing(replies):
+        done = [reply for reply, _ in replies]
     names = [name for bundle in done for name in bundle["datasets"]]
     first_broken = next((b["first_broken"] for b in done if b["first_broken"]), "")
     broken = sum(bundle["broken_lines"] for bundle in done)
@@ -112,7 +113,7 @@ class ReadFiles:
         digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
         target = self._folder / digest
         files = [InputFile(*file) for file in request["files"]]
-        if (target / DONE).is_file():
+        if _is_complete(target):
             report({"count": sum(file.size for file in files)})
         else:
             self._read(files, target, report)
@@ -153,6 +154,14 @@ class ReadFiles:
             raise UserError(f"{line}; --config.data.broken_lines=skip counts such lines")
         self._broken_lines += 1
         self._first_broken = self._first_broken or line
+
+
+def _is_complete(target: Path) -> bool:
+    """Tell whether a bundle was read before, and nobody removed a part of it."""
+    if not (target / DONE).is_file():
+        return False
+    names = json.loads((target / DONE).read_text(encoding="utf-8"))["datasets"]
+    return all((target / name / "dataset_info.json").is_file() for name in names)
 
 
 def _parts(rows: Iterator[Document]) -> Iterator[Iterator[Document]]:

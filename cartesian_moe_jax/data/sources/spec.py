@@ -18,12 +18,13 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from cartesian_moe_jax.data.sources.local_files import LocalFiles, PythonStdlib
 from cartesian_moe_jax.data.sources.source import Options, Source, spec_of
 from cartesian_moe_jax.data.sources.tfds import Tfds
-from cartesian_moe_jax.errors import UserError, lookup
+from cartesian_moe_jax.errors import UserError, lookup, nearest
 
 
 class Component(NamedTuple):
@@ -50,6 +51,7 @@ class Packed:
 
 
 SOURCES: Mapping[str, Any] = {s.kind: s for s in (PythonStdlib, LocalFiles, Tfds, Packed)}
+OPTIONS = tuple(field.name for field in dataclasses.fields(Options))
 _OPTION = re.compile(r"(\w+)=(.*)")
 _WEIGHT = re.compile(r"\s*([0-9.eE+-]+)\s*\*\s*(.*)")
 
@@ -65,14 +67,19 @@ def parse_source(spec: str) -> Any:
     places, options = [], {}
     for item in argument.split(","):
         match = _OPTION.fullmatch(item.strip())
-        if match and match[1] in {f.name for f in dataclasses.fields(Options)}:
-            options[match[1]] = match[2]
-        else:
+        if match is None or (match[1] not in OPTIONS and Path(item).exists()):
             places.append(item)
+        elif match[1] in options:
+            raise UserError(f"corpus {spec!r} has {match[1]}= twice")
+        else:
+            options[match[1]] = match[2]
     for name in options:
         if name not in source.allowed:
             allowed = ", ".join(source.allowed)
-            raise UserError(f"corpus {spec!r}: {kind} takes no {name}=; allowed: {allowed}")
+            close = nearest(name, source.allowed)
+            raise UserError(f"corpus {spec!r}: {kind} takes no {name}=; allowed: {allowed}{close}")
+    if source is Packed and not "".join(places).strip():
+        raise UserError("corpus 'packed:' needs the folder of packed tokens")
     if "where" in options and not all(Options(where=options["where"]).group):
         raise UserError(f"corpus {spec!r}: where={options['where']} must be FIELD:VALUE")
     return source(",".join(places), Options(**options))

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any, ClassVar
 
+import numpy as np
+
 from cartesian_moe_jax.data.documents import Documents
 from cartesian_moe_jax.data.sources.catalogue import fingerprint_of, open_builder
 from cartesian_moe_jax.data.sources.source import Found, Options, Reading, spec_of
@@ -40,6 +42,7 @@ class Tfds:
         fields = self.options.field, self.options.group[0]
         for field in filter(None, fields):
             _require(self, "field", field, list(builder.info.features))
+        _require(self, "text field", self.options.field, _text_fields(builder))
         datasets = tuple(place._replace(rows=r, split=s) for r, s in rows_and_splits)
         return Found(Documents(datasets, *fields))
 
@@ -59,6 +62,12 @@ class Tfds:
                 "corpus 'tfds:' needs a catalogue name or the folder of a prepared dataset"
             )
         return self.place
+
+
+def _text_fields(builder: Any) -> list[str]:
+    """Return the features whose values are single texts."""
+    features = builder.info.features.items()
+    return [name for name, f in features if f.shape == () and np.dtype(f.np_dtype) == object]
 
 
 def _require(source: Any, what: str, value: str, present: list[str]) -> None:
