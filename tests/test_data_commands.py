@@ -270,10 +270,11 @@ def test_with_a_validation_corpus_nothing_is_held_out(books, tmp_path):
 
 
 def test_the_pile_preset_mixes_the_22_domains_of_a_copy(tmp_path, capsys):
-    assert len(pile.WEIGHTS) == 22
-    assert sum(pile.WEIGHTS.values()) == pytest.approx(100)
+    assert pile.AUTHORS.keys() == pile.PUBLISHED.keys()
+    assert len(pile.AUTHORS) == 22
+    assert sum(pile.PUBLISHED.values()) == pytest.approx(1)
     (tmp_path / "train").mkdir()
-    domains = list(pile.WEIGHTS)
+    domains = list(pile.AUTHORS)
     for name in ("train/00.jsonl.zst", "train/01.jsonl.zst", "val.jsonl.zst"):
         rows = [
             {"text": f"{domain} {sentences(i, 30)}", "meta": {"pile_set_name": domain}}
@@ -286,7 +287,10 @@ def test_the_pile_preset_mixes_the_22_domains_of_a_copy(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     shares = {line[12:30].strip(): line for line in lines if line.startswith("train ")}
     assert list(shares) == domains
-    assert " 18.11% " in shares["Pile-CC"]
+    assert f" {0.2823 / sum(pile.AUTHORS.values()):.2%} " in shares["PubMed Central"]
     assert sum("4 documents" in line for line in shares.values()) == 22
     assert len([line for line in lines if line.startswith("packed ")]) == 2, "one pass for all"
-    assert [c.name for c in parse_corpus(pile.get_config(str(tmp_path)).data.corpus)] == domains
+    published = parse_corpus(pile.get_config(f"{tmp_path},published").data.corpus)
+    assert {c.name: c.weight for c in published} == pytest.approx(pile.PUBLISHED)
+    with pytest.raises(UserError, match=r"'mine' is unknown: allowed are authors, published"):
+        pile.get_config(f"{tmp_path},mine")

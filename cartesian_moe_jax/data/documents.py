@@ -67,21 +67,25 @@ class Documents:
         datasets: what is read, in this order.
         text_field: the feature that holds the text.
         group_field: the feature whose values divide the corpus; empty: it is not divided.
+        lengths: rows of each dataset, where they are known.
     """
 
     datasets: tuple[Dataset, ...]
     text_field: str = "text"
     group_field: str = ""
+    lengths: tuple[int, ...] = ()
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Documents":
         """Undo `to_json`."""
         datasets = tuple(Dataset(*fields) for fields in value["datasets"])
-        return cls(datasets, value["text_field"], value["group_field"])
+        return cls(datasets, value["text_field"], value["group_field"], tuple(value["lengths"]))
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON data from which another process opens the same documents."""
-        return dataclasses.asdict(self) | {"datasets": [list(d) for d in self.datasets]}
+        lengths = [stop - start for start, stop in itertools.pairwise(self._starts)]
+        datasets = [list(dataset) for dataset in self.datasets]
+        return dataclasses.asdict(self) | {"datasets": datasets, "lengths": lengths}
 
     def __len__(self) -> int:
         """Number of rows: documents, or pieces of long ones."""
@@ -118,7 +122,7 @@ class Documents:
 
     @functools.cached_property
     def _starts(self) -> list[int]:
-        lengths = (len(_open_rows(dataset)) for dataset in self.datasets)
+        lengths = self.lengths or (len(_open_rows(dataset)) for dataset in self.datasets)
         return list(itertools.accumulate(lengths, initial=0))
 
 
