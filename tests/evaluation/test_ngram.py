@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from cartesian_moe_jax.data import evaluation_batches
+from cartesian_moe_jax.data.tokenizers import resolve_tokenizer, train_bpe
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.evaluation import ngram
 from cartesian_moe_jax.evaluation.ngram import TrigramModel, trigram_baseline
-from tests.packing import numbered_lines, pack_texts
+from tests.packing import numbered_lines, pack_spec, pack_texts
 
 
 def slow_kneser_ney(tokens, vocab_size):
@@ -72,9 +73,9 @@ def test_beats_a_unigram_and_counts_bits_per_byte_of_text(packed):
     counts = np.bincount(train.read(0, len(train)), minlength=257) + 1
     targets = validation.read(1, len(validation))
     unigram = -np.log(counts / counts.sum())[targets].mean()
-    assert result.nats_per_token < 0.7 * unigram
+    assert result.nats_per_symbol < 0.7 * unigram
     assert result.train_tokens == len(train)
-    bits = result.nats_per_token * result.predicted_tokens / math.log(2)
+    bits = result.nats_per_symbol * result.predicted / math.log(2)
     assert result.bits_per_byte == pytest.approx(bits / validation.num_bytes)
 
 
@@ -88,8 +89,8 @@ def test_predicts_what_evaluation_batches_ask_for(packed):
             for b, c in zip(window[:-1][wanted], window[1:][wanted], strict=True):
                 nats -= math.log(slow_model.distribution(int(before), int(b))[c])
                 predicted, before = predicted + 1, b
-    assert result.predicted_tokens == predicted
-    assert result.nats_per_token == pytest.approx(nats / predicted)
+    assert result.predicted == predicted
+    assert result.nats_per_symbol == pytest.approx(nats / predicted)
 
 
 def test_chunks_and_shards_do_not_matter(packed, monkeypatch):
@@ -101,9 +102,27 @@ def test_chunks_and_shards_do_not_matter(packed, monkeypatch):
     pieces = trigram_baseline(
         packed.split("train"), packed.split("validation"), packed.tokenizer, 3000
     )
-    assert pieces.nats_per_token == pytest.approx(whole.nats_per_token, rel=1e-12)
+    assert pieces.nats_per_symbol == pytest.approx(whole.nats_per_symbol, rel=1e-12)
 
 
 def test_a_vocabulary_too_large_to_count_is_an_error():
     with pytest.raises(UserError, match=r"vocab_size=32000.*at most 322"):
         TrigramModel.fit(iter([]), 32_000)
+
+
+def test_tokens_too_many_to_count_are_counted_as_their_bytes(packed, tmp_path, monkeypatch):
+    texts = [path.read_text(encoding="utf-8") for path in (tmp_path / "source").glob("*")]
+    train_bpe(iter(texts), 400, tmp_path / "bpe.json")
+    bpe = resolve_tokenizer(str(tmp_path / "bpe.json"))
+    assert bpe.vocab_size > 322
+    as_bpe = pack_spec(tmp_path, f"text:{tmp_path}/source", bpe, validation_share=0.2)
+    train, validation = as_bpe.split("train"), as_bpe.split("validation")
+    assert len(train) < len(packed.split("train")) / 2
+    expected = trigram_baseline(packed.split("train"), packed.split("validation"), packed.tokenizer)
+    assert expected.symbols == "tokens"
+    for chunk in (2**18, 300):
+        monkeypatch.setattr(ngram, "CHUNK_DECODED", chunk)
+        result = trigram_baseline(train, validation, bpe)
+        assert result.symbols == "bytes"
+        assert result.predicted == expected.predicted
+        assert result.bits_per_byte == pytest.approx(expected.bits_per_byte, rel=1e-9)
