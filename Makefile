@@ -3,13 +3,14 @@
 # make test-long    the tests that take minutes too
 # make lint         formatting and lints
 # make bench-layer  experts and whole layer against their dense twins
+# make bench-data   preparing text and loading tokens
 
 PYTHON ?= python3
 VENV ?= .venv
 WORKDIR ?= runs/quickstart
 RUN = $(VENV)/bin/python
 
-.PHONY: quickstart test test-long lint format bench-layer clean
+.PHONY: quickstart test test-long lint format bench-layer bench-data clean
 
 quickstart: $(VENV)/.installed
 	$(RUN) train.py --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -30,6 +31,9 @@ format: $(VENV)/.installed-dev
 
 bench-layer: $(VENV)/.installed
 	$(RUN) -m benchmarks.layer
+
+bench-data: $(VENV)/.installed
+	$(RUN) -m benchmarks.data
 
 $(VENV)/.installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'

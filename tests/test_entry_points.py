@@ -80,7 +80,7 @@ def refused(tmp_path_factory):
     """How processes with wrong input end, by what is wrong; they run side by side."""
     folder = tmp_path_factory.mktemp("refused")
     (folder / "latin.txt").write_bytes(b"caf\xe9")
-    tiny = [BASE, *processes.flags(processes.values(folder))]
+    tiny = [BASE, *processes.flags(processes.values(folder, parallel={"data": -1}))]
     workdir = f"--workdir={folder / 'run'}"
     commands = {
         "unknown field": ["train.py", BASE, workdir, "--config.model.d_modle=3"],

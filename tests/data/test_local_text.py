@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 import json
 import os
@@ -368,7 +369,7 @@ def test_documents_can_be_opened_by_another_process(tmp_path):
     write(tmp_path / "source", TEXTS)
     documents = Documents(read(tmp_path).datasets, "text", "group")
     copy = Documents.from_json(json.loads(json.dumps(documents.to_json())))
-    assert copy == documents
+    assert copy == dataclasses.replace(documents, lengths=(len(documents),))
     assert [d.text for _, d in copy.read(0, 99)] == list(TEXTS.values())
     assert documents.bytes_per_row() > 10
 
