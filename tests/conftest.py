@@ -13,6 +13,9 @@ import jax
 import jaxtyping
 import pytest
 
+# Imported by tests before it is their plugin.
+pytest.register_assert_rewrite("tests.remote_data")
+
 CHECK_SHAPES = jaxtyping.install_import_hook("cartesian_moe_jax", "beartype.beartype")
 
 

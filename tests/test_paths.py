@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from cartesian_moe_jax import paths
-from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.paths import (
     absolute,
     as_path,
@@ -18,17 +17,11 @@ from cartesian_moe_jax.paths import (
     remove,
     write_atomically,
 )
+from tests.messages import message_of
 
 pytest_plugins = ["tests.stand_in_store"]
 
 REMOTE = "gs://bucket/deep/folder"
-
-
-def message_of(call, *arguments):
-    with pytest.raises(UserError) as caught:
-        call(*arguments)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.fixture(params=["local", "remote"])

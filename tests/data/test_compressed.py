@@ -9,6 +9,7 @@ from backports import zstd
 from cartesian_moe_jax.data.sources import compressed
 from cartesian_moe_jax.data.sources.compressed import DECOMPRESSORS, open_decompressed
 from cartesian_moe_jax.errors import UserError
+from tests import messages
 
 COMPRESS = {
     ".gz": gzip.compress,
@@ -31,10 +32,7 @@ def content_of(path, suffix):
 
 
 def message_of(path, suffix):
-    with pytest.raises(UserError) as caught:
-        content_of(path, suffix)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return messages.message_of(content_of, path, suffix)
 
 
 def test_every_format_is_tested():

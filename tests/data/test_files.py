@@ -7,7 +7,7 @@ import pytest
 from cartesian_moe_jax.data import parse_source
 from cartesian_moe_jax.data.sources.files import find_files, stdlib_files
 from cartesian_moe_jax.data.sources.source import Reading
-from cartesian_moe_jax.errors import UserError
+from tests.messages import message_of
 
 pytest_plugins = ["tests.stand_in_store"]
 
@@ -22,13 +22,6 @@ def write(folder, *names):
 def names(folder, *patterns):
     found = find_files(tuple(str(folder / pattern) for pattern in patterns))
     return [os.path.relpath(file.path, folder) for file in found]
-
-
-def message_of(call, *arguments):
-    with pytest.raises(UserError) as caught:
-        call(*arguments)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from cartesian_moe_jax.data.sources.files import find_files
 from cartesian_moe_jax.data.sources.local_text import read_files
 from cartesian_moe_jax.data.sources.rows import Fields
 from cartesian_moe_jax.data.sources.source import Reading
-from cartesian_moe_jax.errors import UserError
+from tests.messages import message_of
 
 ROOT = Path(__file__).parents[2]
 TEXTS = {f"{i:02d}.txt": f"Text {i}: naïve 日本\n" * (i + 1) for i in range(12)}
@@ -57,13 +57,6 @@ def files_below(folder):
     """Every file, with its content and the time of its last change."""
     found = (path for path in folder.rglob("*") if path.is_file())
     return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in found}
-
-
-def message_of(call, *arguments, **options):
-    with pytest.raises(UserError) as caught:
-        call(*arguments, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.fixture

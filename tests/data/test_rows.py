@@ -8,6 +8,7 @@ from cartesian_moe_jax.data.documents import split_key
 from cartesian_moe_jax.data.sources import rows
 from cartesian_moe_jax.data.sources.rows import Fields, file_kind, read_rows
 from cartesian_moe_jax.errors import UserError
+from tests import messages
 
 
 @pytest.fixture
@@ -27,10 +28,7 @@ def read(path, content, fields=Fields(), on_broken=refuse):  # noqa: B008
 
 
 def message_of(*arguments):
-    with pytest.raises(UserError) as caught:
-        read(*arguments)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+    return messages.message_of(read, *arguments)
 
 
 def json_lines(*values):

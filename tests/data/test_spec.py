@@ -4,16 +4,9 @@ from cartesian_moe_jax.data.sources.local_files import LocalFiles, PythonStdlib
 from cartesian_moe_jax.data.sources.source import Options, Source, spec_of, undivided
 from cartesian_moe_jax.data.sources.spec import SOURCES, Packed, parse_corpus, parse_source
 from cartesian_moe_jax.data.sources.tfds import Tfds
-from cartesian_moe_jax.errors import UserError
+from tests.messages import message_of
 
 PILE = "text:/pile/*.jsonl.zst,where=meta.pile_set_name:Wikipedia (en)"
-
-
-def message_of(call, *arguments):
-    with pytest.raises(UserError) as caught:
-        call(*arguments)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from cartesian_moe_jax.data import parse_source
 from cartesian_moe_jax.data.documents import Documents, split_key
 from cartesian_moe_jax.data.sources import catalogue
 from cartesian_moe_jax.data.sources.source import Reading
-from cartesian_moe_jax.errors import UserError
+from tests.messages import message_of
 
 
 class SmallTexts(tfds.core.GeneratorBasedBuilder):
@@ -90,13 +90,6 @@ def texts(spec, split="", data_dir=""):
 
 def numbered(split, name, count, start=0):
     return [(split, f"{name} {i}: é") for i in range(start, start + count)]
-
-
-def message_of(call, *arguments):
-    with pytest.raises(UserError) as caught:
-        call(*arguments)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_without_a_validation_split_documents_go_by_their_hash(small):

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.runs.directory import RunDirectory
 from tests import tiny
+from tests.messages import message_of
 
 
 @pytest.fixture
@@ -14,13 +14,6 @@ def run(tmp_path):
     run = RunDirectory(tmp_path / "deep" / "run")
     run.begin(tiny.config(), {"kind": "bytes"})
     return run
-
-
-def message_of(call, *arguments):
-    with pytest.raises(UserError) as caught:
-        call(*arguments)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_a_run_is_reopened_with_the_config_it_was_begun_with(run):
