@@ -5,11 +5,13 @@ A preset in configs/ overrides these defaults; ``--config.model.d_model=256`` ov
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.settings import (
+    Check,
     above,
     at_least,
     between,
@@ -36,12 +38,32 @@ class MoEConfig:
         2, "MoE sub-layers in sequence; the paper has 2, and 1 is a plain MoE layer.", at_least(1)
     )
     num_experts: int = setting(16, "E, routed sub-experts in each sub-layer.", at_least(1))
-    top_k: int = setting(2, "k, sub-experts that each token uses in each sub-layer.", at_least(1))
+    router: str = setting(
+        "softmax_top_k",
+        "Chooses a token's sub-experts: softmax_top_k, top_p (a varying number), hash (by token).",
+    )
+    top_k: int = setting(
+        2, "k, sub-experts that each token uses in each sub-layer; top_p does not.", at_least(1)
+    )
+    top_p: float = setting(
+        0.4, "Of router top_p: the probability that a token's sub-experts must pass.", between(0, 1)
+    )
+    table_per_sublayer: bool = setting(
+        False, "Of router hash: a table for each sub-layer in place of one for the whole model."
+    )
     d_expert: int = setting(
         1536, "Hidden width of one sub-expert; the paper has d_ff / 2.", at_least(1)
     )
     shared_expert: bool = setting(
         True, "A shared expert of width d_expert in each sub-layer, mixed by a learned coefficient."
+    )
+    shared_feed_forwards: int = setting(
+        1, "Feed-forwards of width d_expert whose mean is the shared expert.", at_least(1)
+    )
+    shared_expert_not_in: str = setting(
+        "",
+        "Sub-layers left without their shared expert (an ablation): numbers from 0, as in 0,2.",
+        Check(lambda v: re.fullmatch(r"(\d+(,\d+)*)?", v), "numbers joined by commas, or nothing"),
     )
     balance_loss: float = setting(
         0.01, "Coefficient of the load-balance loss, summed over sub-layers (ours).", at_least(0)
@@ -52,6 +74,10 @@ class MoEConfig:
     backend: str = setting(
         "auto", "Kernel of the experts: auto, tiled, or reference (slow: a dense loop)."
     )
+
+    def without_shared_expert(self) -> tuple[int, ...]:
+        """Read ``shared_expert_not_in``."""
+        return tuple(int(number) for number in self.shared_expert_not_in.split(",") if number)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,6 +252,11 @@ def _relations(c: Config) -> list[tuple[bool, str]]:
             moe.top_k <= moe.num_experts,
             f"config.model.moe.top_k={moe.top_k} is not allowed: at most "
             f"config.model.moe.num_experts={moe.num_experts}",
+        ),
+        (
+            max(moe.without_shared_expert(), default=0) < moe.sublayers,
+            f"config.model.moe.shared_expert_not_in={moe.shared_expert_not_in!r} is not allowed: "
+            f"sub-layers are 0 to config.model.moe.sublayers - 1 = {moe.sublayers - 1}",
         ),
         (
             moe.offset < max(moe.interval, 1),

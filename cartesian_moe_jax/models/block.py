@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from cartesian_moe_jax.config import ModelConfig
 from cartesian_moe_jax.layers.feed_forward import FeedForward
@@ -11,7 +11,7 @@ from cartesian_moe_jax.models.attention import Attention
 from cartesian_moe_jax.moe.cartesian import CartesianProductLayer
 from cartesian_moe_jax.moe.dispatch import Exchange
 from cartesian_moe_jax.moe.routing import RouterContext, RoutingStats
-from cartesian_moe_jax.moe.sublayer import SubLayerShape
+from cartesian_moe_jax.moe.shape import SubLayerShape
 
 
 class DenseLayer(nnx.Module):
@@ -30,23 +30,36 @@ class DenseLayer(nnx.Module):
         return h + self.feed_forward(self.norm(h)), None
 
 
-def cartesian_layer(
-    config: ModelConfig, exchange: Exchange, *, rngs: nnx.Rngs
-) -> CartesianProductLayer:
-    """Build the Cartesian Product Layer that the config describes."""
+def sublayer_shape(config: ModelConfig) -> SubLayerShape:
+    """Return the shape of the MoE sub-layers that the config describes."""
     moe = config.moe
-    shape = SubLayerShape(
+    return SubLayerShape(
         d_model=config.d_model,
         num_experts=moe.num_experts,
         top_k=moe.top_k,
         d_expert=moe.d_expert,
         activation=config.activation,
         shared_expert=moe.shared_expert,
+        shared_feed_forwards=moe.shared_feed_forwards,
         init_std=config.init_std,
         backend=moe.backend,
+        router=moe.router,
+        top_p=moe.top_p,
+        table_rows=config.vocab_size if moe.table_per_sublayer else 0,
     )
+
+
+def cartesian_layer(
+    config: ModelConfig, exchange: Exchange, *, rngs: nnx.Rngs
+) -> CartesianProductLayer:
+    """Build the Cartesian Product Layer that the config describes."""
     return CartesianProductLayer(
-        shape, moe.sublayers, rms_norm_eps=config.rms_norm_eps, exchange=exchange, rngs=rngs
+        sublayer_shape(config),
+        config.moe.sublayers,
+        without_shared_expert=config.moe.without_shared_expert(),
+        rms_norm_eps=config.rms_norm_eps,
+        exchange=exchange,
+        rngs=rngs,
     )
 
 
@@ -65,10 +78,9 @@ class Block(nnx.Module):
         self.feed_forward = FEED_FORWARDS[kind](config, exchange, rngs=rngs)
 
     def __call__(
-        self, h: Float[Array, "batch seq d_model"], token_ids: Int[Array, "batch seq"]
+        self, h: Float[Array, "batch seq d_model"], context: RouterContext
     ) -> tuple[Float[Array, "batch seq d_model"], RoutingStats | None]:
         """Return the residual stream behind the layer, and the routing statistics of MoE layers."""
         h = h + self.attention(self.norm(h))
-        context = RouterContext(token_ids=token_ids.reshape(-1))
         rows, stats = self.feed_forward(h.reshape(-1, h.shape[-1]), context)
         return jnp.reshape(rows, h.shape), stats

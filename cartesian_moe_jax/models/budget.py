@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cartesian_moe_jax.config import ModelConfig
-from cartesian_moe_jax.models.depth import layer_kinds
+from cartesian_moe_jax.models import depth
 
 BACKWARD_AND_FORWARD = 3
 """Training costs three forwards: the backward pass does two matmuls for each one."""
@@ -48,5 +48,4 @@ def training_flops_per_token(
 
 def moe_layers(config: ModelConfig) -> list[int]:
     """List the depths of the MoE layers."""
-    kinds = layer_kinds(config.num_layers, config.moe)
-    return [i for i, kind in enumerate(kinds) if kind != "dense"]
+    return depth.moe_layers(config.num_layers, config.moe)

@@ -22,6 +22,11 @@ def layer_kinds(num_layers: int, moe: MoEConfig) -> tuple[str, ...]:
     )
 
 
+def moe_layers(num_layers: int, moe: MoEConfig) -> list[int]:
+    """List the depths of the MoE layers."""
+    return [i for i, kind in enumerate(layer_kinds(num_layers, moe)) if kind != "dense"]
+
+
 def segments(kinds: Sequence[str]) -> list[SegmentShape]:
     """Cut the layers into few segments: greedily, the longest repetition that starts here.
 

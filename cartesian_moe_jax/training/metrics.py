@@ -19,6 +19,7 @@ def routing_metrics(stats: RoutingStats, layers: Sequence[int]) -> dict[str, flo
     per_sublayer = {
         "load_max": relative.max(-1),
         "load_min": relative.min(-1),
+        "experts_per_token": np.asarray(stats.experts_per_token()),
         "dropped": np.asarray(stats.dropped),
         "router_entropy": np.asarray(stats.entropy),
         "balance_loss": np.asarray(stats.balance_loss),
