@@ -34,6 +34,11 @@ class MoEConfig:
     offset: int = setting(
         0, "The first MoE layer is first_layer + offset (below interval).", at_least(0)
     )
+    layer: str = setting(
+        "cartesian",
+        "What these layers are: cartesian (sub-layers of experts), or stacked (sub-layers that are "
+        "plain feed-forwards of width d_expert, a control).",
+    )
     sublayers: int = setting(
         2, "MoE sub-layers in sequence; the paper has 2, and 1 is a plain MoE layer.", at_least(1)
     )

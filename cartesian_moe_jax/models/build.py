@@ -7,6 +7,7 @@ from jax.sharding import Mesh
 from cartesian_moe_jax.config import ModelConfig, MoEConfig
 from cartesian_moe_jax.errors import UserError, lookup
 from cartesian_moe_jax.kernels import ACTIVATIONS, BACKENDS
+from cartesian_moe_jax.models.feed_forwards import FEED_FORWARDS
 from cartesian_moe_jax.models.language_model import LanguageModel
 from cartesian_moe_jax.models.parameters import named_parameters, parameter_shardings
 from cartesian_moe_jax.models.segment import REMAT
@@ -25,6 +26,7 @@ def build_model(config: ModelConfig, layout: Layout, seed: int) -> LanguageModel
     lookup(ACTIVATIONS, config.activation, "config.model.activation")
     lookup(REMAT, config.remat, "config.model.remat")
     lookup({"auto": None, **BACKENDS}, config.moe.backend, "config.model.moe.backend")
+    lookup(FEED_FORWARDS, config.moe.layer, "config.model.moe.layer")
     _check_router(config.moe)
     exchange = EXCHANGES[layout.exchange]
     return LanguageModel(config, exchange=exchange, rngs=nnx.Rngs(params=seed))

@@ -8,7 +8,8 @@ from jaxtyping import Array, Float, Int
 from cartesian_moe_jax.config import ModelConfig
 from cartesian_moe_jax.layers.initializers import normal
 from cartesian_moe_jax.layers.rms_norm import RMSNorm
-from cartesian_moe_jax.models.depth import layer_kinds, moe_layers, segments
+from cartesian_moe_jax.models.depth import layer_kinds, segments
+from cartesian_moe_jax.models.feed_forwards import moe_layers
 from cartesian_moe_jax.models.segment import Segment
 from cartesian_moe_jax.moe.dispatch import EXCHANGES, Exchange
 from cartesian_moe_jax.moe.routers import router_named
@@ -25,7 +26,7 @@ def compute_dtype(name: str) -> jnp.dtype:
 def shared_table(config: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Param | None:
     """Return the table that routers of all sub-layers read; None if they need none."""
     reads = router_named(config.moe.router).reads_table and not config.moe.table_per_sublayer
-    if not (reads and moe_layers(config.num_layers, config.moe)):
+    if not (reads and moe_layers(config)):
         return None
     return initial_table(rngs, config.vocab_size, config.moe.num_experts)
 

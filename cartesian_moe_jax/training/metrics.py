@@ -42,6 +42,7 @@ def step_metrics(report: StepReport, layers: Sequence[int]) -> dict[str, float]:
         "gradient_norm": float(report.gradient_norm),
     }
     if report.routing is not None:
+        metrics["experts_per_token"] = float(np.mean(report.routing.experts_per_token()))
         metrics["balance_loss"] = float(np.sum(report.routing.balance_loss))
         metrics["z_loss"] = float(np.sum(report.routing.z_loss))
         metrics |= routing_metrics(report.routing, layers)
