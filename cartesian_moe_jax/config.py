@@ -166,6 +166,15 @@ class OptimizerConfig:
     final_learning_rate: float = setting(
         0.0, "At the last step, as a share of the peak.", between(0, 1)
     )
+    expert_rate: float = setting(
+        1.0, "Multiplies the learning rate of the routed experts' weights.", above(0)
+    )
+    expert_reference_width: int = setting(
+        0,
+        "Also multiplies that of their down projections by this width / d_expert, as muP does for "
+        "weights that read an axis of that width (gate and up read d_model); 0: it does not.",
+        at_least(0),
+    )
     warmup_steps: int = setting(1000, "Steps of linear warm-up from 0.", at_least(0))
     beta1: float = setting(0.9, "Decay of the gradient's mean.", between(0, 1))
     beta2: float = setting(0.95, "Decay of the gradient's square.", between(0, 1))
