@@ -17,7 +17,7 @@ from cartesian_moe_jax.models.language_model import LanguageModel
 from cartesian_moe_jax.models.parameters import with_parameters
 from cartesian_moe_jax.moe.cartesian import CartesianProductLayer
 from cartesian_moe_jax.moe.routing import RoutingStats
-from cartesian_moe_jax.moe.sublayer import SubLayerShape
+from cartesian_moe_jax.moe.shape import SubLayerShape
 from cartesian_moe_jax.parallel.layouts import LAYOUTS
 from cartesian_moe_jax.parallel.mesh import single_device_mesh
 from cartesian_moe_jax.paths import as_path

@@ -5,11 +5,13 @@ A preset in configs/ overrides these defaults; ``--config.model.d_model=256`` ov
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.settings import (
+    Check,
     above,
     at_least,
     between,
@@ -32,16 +34,41 @@ class MoEConfig:
     offset: int = setting(
         0, "The first MoE layer is first_layer + offset (below interval).", at_least(0)
     )
+    layer: str = setting(
+        "cartesian",
+        "What these layers are: cartesian (sub-layers of experts), or stacked (sub-layers that are "
+        "plain feed-forwards of width d_expert, a control).",
+    )
     sublayers: int = setting(
         2, "MoE sub-layers in sequence; the paper has 2, and 1 is a plain MoE layer.", at_least(1)
     )
     num_experts: int = setting(16, "E, routed sub-experts in each sub-layer.", at_least(1))
-    top_k: int = setting(2, "k, sub-experts that each token uses in each sub-layer.", at_least(1))
+    router: str = setting(
+        "softmax_top_k",
+        "Chooses a token's sub-experts: softmax_top_k, top_p (a varying number), hash (by token).",
+    )
+    top_k: int = setting(
+        2, "k, sub-experts that each token uses in each sub-layer; top_p does not.", at_least(1)
+    )
+    top_p: float = setting(
+        0.4, "Of router top_p: the probability that a token's sub-experts must pass.", between(0, 1)
+    )
+    table_per_sublayer: bool = setting(
+        False, "Of router hash: a table for each sub-layer in place of one for the whole model."
+    )
     d_expert: int = setting(
         1536, "Hidden width of one sub-expert; the paper has d_ff / 2.", at_least(1)
     )
     shared_expert: bool = setting(
         True, "A shared expert of width d_expert in each sub-layer, mixed by a learned coefficient."
+    )
+    shared_feed_forwards: int = setting(
+        1, "Feed-forwards of width d_expert whose mean is the shared expert.", at_least(1)
+    )
+    shared_expert_not_in: str = setting(
+        "",
+        "Sub-layers left without their shared expert (an ablation): numbers from 0, as in 0,2.",
+        Check(lambda v: re.fullmatch(r"(\d+(,\d+)*)?", v), "numbers joined by commas, or nothing"),
     )
     balance_loss: float = setting(
         0.01, "Coefficient of the load-balance loss, summed over sub-layers (ours).", at_least(0)
@@ -52,6 +79,10 @@ class MoEConfig:
     backend: str = setting(
         "auto", "Kernel of the experts: auto, tiled, or reference (slow: a dense loop)."
     )
+
+    def without_shared_expert(self) -> tuple[int, ...]:
+        """Read ``shared_expert_not_in``."""
+        return tuple(int(number) for number in self.shared_expert_not_in.split(",") if number)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +165,15 @@ class OptimizerConfig:
     learning_rate: float = setting(3e-4, "Peak learning rate.", above(0))
     final_learning_rate: float = setting(
         0.0, "At the last step, as a share of the peak.", between(0, 1)
+    )
+    expert_rate: float = setting(
+        1.0, "Multiplies the learning rate of the routed experts' weights.", above(0)
+    )
+    expert_reference_width: int = setting(
+        0,
+        "Also multiplies that of their down projections by this width / d_expert, as muP does for "
+        "weights that read an axis of that width (gate and up read d_model); 0: it does not.",
+        at_least(0),
     )
     warmup_steps: int = setting(1000, "Steps of linear warm-up from 0.", at_least(0))
     beta1: float = setting(0.9, "Decay of the gradient's mean.", between(0, 1))
@@ -226,6 +266,11 @@ def _relations(c: Config) -> list[tuple[bool, str]]:
             moe.top_k <= moe.num_experts,
             f"config.model.moe.top_k={moe.top_k} is not allowed: at most "
             f"config.model.moe.num_experts={moe.num_experts}",
+        ),
+        (
+            max(moe.without_shared_expert(), default=0) < moe.sublayers,
+            f"config.model.moe.shared_expert_not_in={moe.shared_expert_not_in!r} is not allowed: "
+            f"sub-layers are 0 to config.model.moe.sublayers - 1 = {moe.sublayers - 1}",
         ),
         (
             moe.offset < max(moe.interval, 1),

@@ -25,6 +25,13 @@ from tests import tiny
         ({"optimizer": {"learning_rate": float("nan")}}, ["learning_rate=nan", "finite"]),
         ({"optimizer": {"learning_rate": -1.0}}, ["learning_rate=-1.0", "above 0"]),
         ({"training": {"batch_size": 10, "accumulate": 4}}, ["batch_size=10", "accumulate=4"]),
+        ({"model": {"moe": {"top_p": 1.5}}}, ["config.model.moe.top_p=1.5", "0 to 1"]),
+        ({"model": {"moe": {"shared_feed_forwards": 0}}}, ["shared_feed_forwards=0", "at least 1"]),
+        (
+            {"model": {"moe": {"shared_expert_not_in": "0,2"}}},
+            ["shared_expert_not_in='0,2'", "0 to config.model.moe.sublayers - 1 = 1"],
+        ),
+        ({"model": {"moe": {"shared_expert_not_in": "a"}}}, ["shared_expert_not_in='a'", "commas"]),
         ({"model": {"moe": {"offset": 2}}}, ["offset=2", "below", "interval=2"]),
         ({"parallel": {"expert": 0}}, ["config.parallel.expert=0", "at least 1"]),
         ({"model": {"compute_dtype": "float16"}}, ["compute_dtype='float16'", "bfloat16"]),

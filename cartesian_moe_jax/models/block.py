@@ -1,57 +1,15 @@
-"""One transformer layer: attention, then a dense or a Cartesian feed-forward layer."""
+"""One transformer layer: attention, then a feed-forward layer of some kind."""
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from cartesian_moe_jax.config import ModelConfig
-from cartesian_moe_jax.layers.feed_forward import FeedForward
 from cartesian_moe_jax.layers.rms_norm import RMSNorm
 from cartesian_moe_jax.models.attention import Attention
-from cartesian_moe_jax.moe.cartesian import CartesianProductLayer
+from cartesian_moe_jax.models.feed_forwards import FEED_FORWARDS
 from cartesian_moe_jax.moe.dispatch import Exchange
 from cartesian_moe_jax.moe.routing import RouterContext, RoutingStats
-from cartesian_moe_jax.moe.sublayer import SubLayerShape
-
-
-class DenseLayer(nnx.Module):
-    """h + FFN(RMS(h)): a feed-forward layer without experts."""
-
-    def __init__(self, config: ModelConfig, exchange: Exchange, *, rngs: nnx.Rngs):
-        self.norm = RMSNorm(config.d_model, config.rms_norm_eps)
-        self.feed_forward = FeedForward(
-            config.d_model, config.d_ff, config.activation, config.init_std, rngs=rngs
-        )
-
-    def __call__(
-        self, h: Float[Array, "tokens d_model"], context: RouterContext
-    ) -> tuple[Float[Array, "tokens d_model"], None]:
-        """Return the residual stream behind the layer; there is no routing to report."""
-        return h + self.feed_forward(self.norm(h)), None
-
-
-def cartesian_layer(
-    config: ModelConfig, exchange: Exchange, *, rngs: nnx.Rngs
-) -> CartesianProductLayer:
-    """Build the Cartesian Product Layer that the config describes."""
-    moe = config.moe
-    shape = SubLayerShape(
-        d_model=config.d_model,
-        num_experts=moe.num_experts,
-        top_k=moe.top_k,
-        d_expert=moe.d_expert,
-        activation=config.activation,
-        shared_expert=moe.shared_expert,
-        init_std=config.init_std,
-        backend=moe.backend,
-    )
-    return CartesianProductLayer(
-        shape, moe.sublayers, rms_norm_eps=config.rms_norm_eps, exchange=exchange, rngs=rngs
-    )
-
-
-FEED_FORWARDS = {"dense": DenseLayer, "cartesian": cartesian_layer}
-"""What may follow attention in a layer, by the names that models/depth.py uses."""
 
 
 class Block(nnx.Module):
@@ -62,13 +20,12 @@ class Block(nnx.Module):
         self.attention = Attention(
             config.d_model, config.num_heads, config.rope_base, config.init_std, rngs=rngs
         )
-        self.feed_forward = FEED_FORWARDS[kind](config, exchange, rngs=rngs)
+        self.feed_forward = FEED_FORWARDS[kind].build(config, exchange, rngs=rngs)
 
     def __call__(
-        self, h: Float[Array, "batch seq d_model"], token_ids: Int[Array, "batch seq"]
+        self, h: Float[Array, "batch seq d_model"], context: RouterContext
     ) -> tuple[Float[Array, "batch seq d_model"], RoutingStats | None]:
         """Return the residual stream behind the layer, and the routing statistics of MoE layers."""
         h = h + self.attention(self.norm(h))
-        context = RouterContext(token_ids=token_ids.reshape(-1))
         rows, stats = self.feed_forward(h.reshape(-1, h.shape[-1]), context)
         return jnp.reshape(rows, h.shape), stats

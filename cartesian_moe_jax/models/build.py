@@ -4,13 +4,15 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from cartesian_moe_jax.config import ModelConfig
-from cartesian_moe_jax.errors import lookup
+from cartesian_moe_jax.config import ModelConfig, MoEConfig
+from cartesian_moe_jax.errors import UserError, lookup
 from cartesian_moe_jax.kernels import ACTIVATIONS, BACKENDS
+from cartesian_moe_jax.models.feed_forwards import FEED_FORWARDS
 from cartesian_moe_jax.models.language_model import LanguageModel
 from cartesian_moe_jax.models.parameters import named_parameters, parameter_shardings
 from cartesian_moe_jax.models.segment import REMAT
 from cartesian_moe_jax.moe.dispatch import EXCHANGES
+from cartesian_moe_jax.moe.routers import router_named
 from cartesian_moe_jax.parallel.layouts import LAYOUTS, Layout
 
 
@@ -24,8 +26,22 @@ def build_model(config: ModelConfig, layout: Layout, seed: int) -> LanguageModel
     lookup(ACTIVATIONS, config.activation, "config.model.activation")
     lookup(REMAT, config.remat, "config.model.remat")
     lookup({"auto": None, **BACKENDS}, config.moe.backend, "config.model.moe.backend")
+    lookup(FEED_FORWARDS, config.moe.layer, "config.model.moe.layer")
+    _check_router(config.moe)
     exchange = EXCHANGES[layout.exchange]
     return LanguageModel(config, exchange=exchange, rngs=nnx.Rngs(params=seed))
+
+
+def _check_router(moe: MoEConfig) -> None:
+    """Raise UserError for an unknown router, or for losses on one that no loss can move."""
+    learned = router_named(moe.router).learned
+    for field in ("balance_loss", "z_loss"):
+        value = getattr(moe, field)
+        if value and not learned:
+            raise UserError(
+                f"config.model.moe.{field}={value} is not allowed: 0, since "
+                f"config.model.moe.router={moe.router!r} is not learned"
+            )
 
 
 def abstract_model(config: ModelConfig, layout: Layout) -> LanguageModel:

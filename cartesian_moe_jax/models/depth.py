@@ -14,10 +14,10 @@ class SegmentShape(NamedTuple):
 
 
 def layer_kinds(num_layers: int, moe: MoEConfig) -> tuple[str, ...]:
-    """Say which layers are MoE: from first_layer + offset on, every interval-th."""
+    """Name each layer's kind: from first_layer + offset on, every interval-th is ``moe.layer``."""
     first = moe.first_layer + moe.offset
     return tuple(
-        "cartesian" if moe.interval and i >= first and (i - first) % moe.interval == 0 else "dense"
+        moe.layer if moe.interval and i >= first and (i - first) % moe.interval == 0 else "dense"
         for i in range(num_layers)
     )
 

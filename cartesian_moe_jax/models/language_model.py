@@ -9,15 +9,26 @@ from cartesian_moe_jax.config import ModelConfig
 from cartesian_moe_jax.layers.initializers import normal
 from cartesian_moe_jax.layers.rms_norm import RMSNorm
 from cartesian_moe_jax.models.depth import layer_kinds, segments
+from cartesian_moe_jax.models.feed_forwards import moe_layers
 from cartesian_moe_jax.models.segment import Segment
 from cartesian_moe_jax.moe.dispatch import EXCHANGES, Exchange
-from cartesian_moe_jax.moe.routing import RoutingStats
+from cartesian_moe_jax.moe.routers import router_named
+from cartesian_moe_jax.moe.routers.hash import initial_table
+from cartesian_moe_jax.moe.routing import RouterContext, RoutingStats
 
 
 def compute_dtype(name: str) -> jnp.dtype:
     """Resolve ``config.model.compute_dtype``: auto is bfloat16 on accelerators, else float32."""
     default = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return jnp.dtype(default if name == "auto" else name)
+
+
+def shared_table(config: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Param | None:
+    """Return the table that routers of all sub-layers read; None if they need none."""
+    reads = router_named(config.moe.router).reads_table and not config.moe.table_per_sublayer
+    if not (reads and moe_layers(config)):
+        return None
+    return initial_table(rngs, config.vocab_size, config.moe.num_experts)
 
 
 class LanguageModel(nnx.Module):
@@ -31,6 +42,7 @@ class LanguageModel(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.embedding = normal(rngs, (config.vocab_size, config.d_model), config.init_std)
+        self.table = shared_table(config, rngs=rngs)
         shapes = segments(layer_kinds(config.num_layers, config.moe))
         self.segments = nnx.List([Segment(s, config, exchange, rngs=rngs) for s in shapes])
         self.norm = RMSNorm(config.d_model, config.rms_norm_eps)
@@ -45,9 +57,11 @@ class LanguageModel(nnx.Module):
         A model without MoE layers returns None for the statistics.
         """
         h = self.embedding[...].astype(self.dtype)[token_ids]
+        table = None if self.table is None else self.table[...]
+        context = RouterContext(token_ids.reshape(-1), table)
         all_stats = []
         for segment in self.segments:
-            h, stats = segment(h, token_ids)
+            h, stats = segment(h, context)
             all_stats += [] if stats is None else [stats]
         joined = jax.tree.map(lambda *s: jnp.concatenate(s), *all_stats) if all_stats else None
         return self.norm(h), joined

@@ -21,16 +21,21 @@ LOGICAL_AXES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"head", ("d_model", "vocab")),
     (r"attention/(query|key|value)", ("d_model", "heads", "d_head")),
     (r"attention/out", ("heads", "d_head", "d_model")),
-    (r"router/weight", ("d_model", "router")),
+    (r"router/(weight|unused)", ("d_model", "router")),
+    (r"table", ("vocab", "router")),
     (r"experts/(gate|up)", ("experts", "d_model", "d_expert")),
     (r"experts/down", ("experts", "d_expert", "d_model")),
-    (r"feed_forward/(gate|up)", ("d_model", "d_ff")),
-    (r"feed_forward/down", ("d_ff", "d_model")),
+    (r"feed_forwards?(/\d+)?/(gate|up)", ("d_model", "d_ff")),
+    (r"feed_forwards?(/\d+)?/down", ("d_ff", "d_model")),
     (r"shared_expert/coefficient", ("d_model", "coefficient")),
     (r"shared_expert/bias", ("coefficient",)),
     (r"gain", ("gain",)),
 )
 """Logical axes by the end of a parameter's name; under ``segments/`` a first axis ``layers``."""
+
+
+FROZEN = re.compile(r"(^|/)(table|router/unused)$")
+"""Parameters that training leaves alone: no gradient, no decay, no optimizer state."""
 
 
 def named_parameters(model: nnx.Module) -> dict[str, Any]:
@@ -43,6 +48,11 @@ def with_parameters(model: Model, parameters: Mapping[str, Any]) -> Model:
     """Return the model with these values in place of its own (which may be abstract)."""
     leaves, structure = jax.tree_util.tree_flatten_with_path(model)
     return structure.unflatten([parameters[_name(path)] for path, _ in leaves])
+
+
+def trainable(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters that training moves."""
+    return {name: value for name, value in parameters.items() if not FROZEN.search(name)}
 
 
 def logical_axes(name: str) -> tuple[str, ...]:

@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from cartesian_moe_jax.config import ModelConfig
 from cartesian_moe_jax.models.block import Block
 from cartesian_moe_jax.models.depth import SegmentShape
 from cartesian_moe_jax.moe.dispatch import Exchange
-from cartesian_moe_jax.moe.routing import RoutingStats
+from cartesian_moe_jax.moe.routing import RouterContext, RoutingStats
 
 REMAT: Mapping[str, Callable[[Callable], Callable]] = {
     "none": lambda body: body,
@@ -37,14 +37,17 @@ class Segment(nnx.Module):
         self.remat = config.remat
 
     def __call__(
-        self, h: Float[Array, "batch seq d_model"], token_ids: Int[Array, "batch seq"]
+        self, h: Float[Array, "batch seq d_model"], context: RouterContext
     ) -> tuple[Float[Array, "batch seq d_model"], RoutingStats | None]:
-        """Run the layers in order; statistics come stacked [moe_layers, sublayers, ...]."""
+        """Run the layers in order; statistics come stacked [moe_layers, sublayers, ...].
+
+        All layers read the same context: it is no part of the stack.
+        """
 
         def repetition(h: Float[Array, "batch seq d_model"], blocks: list[Block]):
             all_stats = []
             for block in blocks:
-                h, stats = block(h, token_ids)
+                h, stats = block(h, context)
                 all_stats += [] if stats is None else [stats]
             return h, jax.tree.map(lambda *s: jnp.stack(s), *all_stats) if all_stats else None
 

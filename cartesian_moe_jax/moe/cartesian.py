@@ -1,5 +1,8 @@
 """The Cartesian Product Layer (arXiv 2410.16077, section 3.2)."""
 
+import dataclasses
+from collections.abc import Collection
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -8,7 +11,8 @@ from jaxtyping import Array, Float
 from cartesian_moe_jax.layers.rms_norm import RMSNorm
 from cartesian_moe_jax.moe.dispatch import EXCHANGES, Exchange
 from cartesian_moe_jax.moe.routing import NO_CONTEXT, RouterContext, RoutingStats
-from cartesian_moe_jax.moe.sublayer import MoESubLayer, SubLayerShape
+from cartesian_moe_jax.moe.shape import SubLayerShape
+from cartesian_moe_jax.moe.sublayer import MoESubLayer
 
 
 class CartesianProductLayer(nnx.Module):
@@ -27,14 +31,15 @@ class CartesianProductLayer(nnx.Module):
         shape: SubLayerShape,
         num_sublayers: int = 2,
         *,
+        without_shared_expert: Collection[int] = (),
         rms_norm_eps: float = 1e-5,
         exchange: Exchange = EXCHANGES["local"],
         rngs: nnx.Rngs,
     ):
-        self.norms = nnx.List([RMSNorm(shape.d_model, rms_norm_eps) for _ in range(num_sublayers)])
-        self.sublayers = nnx.List(
-            [MoESubLayer(shape, exchange=exchange, rngs=rngs) for _ in range(num_sublayers)]
-        )
+        bare = dataclasses.replace(shape, shared_expert=False)
+        shapes = [bare if i in without_shared_expert else shape for i in range(num_sublayers)]
+        self.norms = nnx.List([RMSNorm(shape.d_model, rms_norm_eps) for _ in shapes])
+        self.sublayers = nnx.List([MoESubLayer(s, exchange=exchange, rngs=rngs) for s in shapes])
 
     def __call__(
         self, h: Float[Array, "tokens d_model"], context: RouterContext = NO_CONTEXT

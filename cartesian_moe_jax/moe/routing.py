@@ -10,6 +10,8 @@ class RouterContext(NamedTuple):
     """What a router may read beside the token's vector."""
 
     token_ids: Int[Array, "tokens"] | None = None
+    table: Float[Array, "vocab experts"] | None = None
+    """Logits by token id, where one table serves all sub-layers (hash)."""
 
 
 NO_CONTEXT = RouterContext()
@@ -38,7 +40,7 @@ class RoutingStats(NamedTuple):
     """
 
     load: Float[Array, "*stack experts"]
-    """f: how often a token chooses each expert, on average; sums to k."""
+    """f: how often a token chooses each expert, on average; sums to the mean number chosen."""
     mean_probability: Float[Array, "*stack experts"]
     """P: the mean router probability of each expert; sums to 1."""
     balance_loss: Float[Array, "*stack"]
@@ -47,6 +49,10 @@ class RoutingStats(NamedTuple):
     """Mean entropy of the router's probabilities, in nats."""
     dropped: Float[Array, "*stack"]
     """Share of the chosen (token, expert) pairs that no expert computed."""
+
+    def experts_per_token(self) -> Float[Array, "*stack"]:
+        """Return how many experts a token chooses on average: k, or what top-p comes to."""
+        return jnp.sum(self.load, axis=-1)
 
     def relative_load(self) -> Float[Array, "*stack experts"]:
         """Return load / ideal load: 1 everywhere when the experts are used evenly."""

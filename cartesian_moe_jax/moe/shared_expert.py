@@ -7,13 +7,21 @@ from jaxtyping import Array, Float
 
 from cartesian_moe_jax.layers.feed_forward import FeedForward
 from cartesian_moe_jax.layers.initializers import normal
+from cartesian_moe_jax.moe.shape import SubLayerShape
 
 
 class SharedExpert(nnx.Module):
-    """c = softmax(A x + a); the sub-layer gives c_0 routed(x) + c_1 shared(x)."""
+    """c = softmax(A x + a); the sub-layer gives c_0 routed(x) + c_1 shared(x).
 
-    def __init__(self, d_model: int, d_expert: int, activation: str, std: float, *, rngs: nnx.Rngs):
-        self.feed_forward = FeedForward(d_model, d_expert, activation, std, rngs=rngs)
+    shared(x) is the mean of n feed-forwards of width d_expert. Side by side they are one of n
+    times the width, divided by n: the first holds columns 0 to d_expert - 1, and so on.
+    """
+
+    def __init__(self, shape: SubLayerShape, *, rngs: nnx.Rngs):
+        d_model, std = shape.d_model, shape.init_std
+        self.averaged = shape.shared_feed_forwards
+        width = self.averaged * shape.d_expert
+        self.feed_forward = FeedForward(d_model, width, shape.activation, std, rngs=rngs)
         self.coefficient = normal(rngs, (d_model, 2), std)
         self.bias = nnx.Param(jnp.zeros((2,)))
 
@@ -23,4 +31,4 @@ class SharedExpert(nnx.Module):
         """Mix what the routed experts made of x with what the shared expert makes of it."""
         logits = x @ self.coefficient[...].astype(x.dtype) + self.bias[...].astype(x.dtype)
         c = jax.nn.softmax(logits, axis=-1)
-        return c[:, :1] * routed + c[:, 1:] * self.feed_forward(x)
+        return c[:, :1] * routed + c[:, 1:] * (self.feed_forward(x) / self.averaged)

@@ -1,7 +1,5 @@
 """One MoE sub-layer: router, routed sub-experts, shared expert."""
 
-import dataclasses
-
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -10,23 +8,10 @@ from cartesian_moe_jax.moe.balance import routing_stats
 from cartesian_moe_jax.moe.dispatch import EXCHANGES, Exchange
 from cartesian_moe_jax.moe.experts import FeedForwardExperts
 from cartesian_moe_jax.moe.routed import run_routed_experts
-from cartesian_moe_jax.moe.routers.softmax_top_k import SoftmaxTopK
+from cartesian_moe_jax.moe.routers import router_named
 from cartesian_moe_jax.moe.routing import RouterContext, RoutingStats
+from cartesian_moe_jax.moe.shape import SubLayerShape
 from cartesian_moe_jax.moe.shared_expert import SharedExpert
-
-
-@dataclasses.dataclass(frozen=True)
-class SubLayerShape:
-    """What one sub-layer is made of."""
-
-    d_model: int
-    num_experts: int
-    top_k: int
-    d_expert: int
-    activation: str = "swiglu"
-    shared_expert: bool = True
-    init_std: float = 0.01
-    backend: str = "auto"
 
 
 class MoESubLayer(nnx.Module):
@@ -36,15 +21,11 @@ class MoESubLayer(nnx.Module):
         self, shape: SubLayerShape, *, exchange: Exchange = EXCHANGES["local"], rngs: nnx.Rngs
     ):
         s = shape
-        self.router = SoftmaxTopK(s.d_model, s.num_experts, s.top_k, s.init_std, rngs=rngs)
+        self.router = router_named(s.router)(s, rngs=rngs)
         self.experts = FeedForwardExperts(
             s.num_experts, s.d_model, s.d_expert, s.activation, s.backend, s.init_std, rngs=rngs
         )
-        self.shared_expert = (
-            SharedExpert(s.d_model, s.d_expert, s.activation, s.init_std, rngs=rngs)
-            if s.shared_expert
-            else None
-        )
+        self.shared_expert = SharedExpert(s, rngs=rngs) if s.shared_expert else None
         self.exchange = exchange
 
     def __call__(

@@ -19,6 +19,7 @@ def routing_metrics(stats: RoutingStats, layers: Sequence[int]) -> dict[str, flo
     per_sublayer = {
         "load_max": relative.max(-1),
         "load_min": relative.min(-1),
+        "experts_per_token": np.asarray(stats.experts_per_token()),
         "dropped": np.asarray(stats.dropped),
         "router_entropy": np.asarray(stats.entropy),
         "balance_loss": np.asarray(stats.balance_loss),
@@ -41,6 +42,7 @@ def step_metrics(report: StepReport, layers: Sequence[int]) -> dict[str, float]:
         "gradient_norm": float(report.gradient_norm),
     }
     if report.routing is not None:
+        metrics["experts_per_token"] = float(np.mean(report.routing.experts_per_token()))
         metrics["balance_loss"] = float(np.sum(report.routing.balance_loss))
         metrics["z_loss"] = float(np.sum(report.routing.z_loss))
         metrics |= routing_metrics(report.routing, layers)

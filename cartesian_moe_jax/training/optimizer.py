@@ -1,6 +1,6 @@
 """The optimizer: clip, then AdamW with warm-up and cosine decay."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import optax
 from jaxtyping import Array, Float
@@ -37,6 +37,30 @@ def is_decayed(name: str) -> bool:
     return not (name.endswith("bias") or (name.endswith("gain") and inside_a_layer))
 
 
+def rate_multiplier(config: OptimizerConfig, name: str, shape: Sequence[int]) -> float:
+    """Return what multiplies the learning rate of a parameter: 1 but for the routed experts'."""
+    if "/experts/" not in name:
+        return 1.0
+    scaled_by_width = config.expert_reference_width and name.endswith("/down")
+    return config.expert_rate * (
+        config.expert_reference_width / shape[-2] if scaled_by_width else 1
+    )
+
+
+def _multiply_rates(config: OptimizerConfig) -> list[optax.GradientTransformation]:
+    """Return the stage that does, or none: without it the state is as it always was."""
+    if config.expert_rate == 1 and not config.expert_reference_width:
+        return []
+    return [
+        optax.stateless(
+            lambda updates, _: {
+                name: rate_multiplier(config, name, update.shape) * update
+                for name, update in updates.items()
+            }
+        )
+    ]
+
+
 def _adamw(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
     return optax.adamw(
         schedule,
@@ -59,7 +83,11 @@ OPTIMIZERS: Mapping[
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Build the optimizer of a run of ``steps`` steps, clipping included."""
+    """Build the optimizer of a run of ``steps`` steps, clipping included.
+
+    A multiplied rate moves the step and the decay alike; clipping sees the gradients before it.
+    """
     build = lookup(OPTIMIZERS, config.name, "config.optimizer.name")
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
-    return optax.chain(clip, build(config, learning_rate_schedule(config, steps)))
+    moves = build(config, learning_rate_schedule(config, steps))
+    return optax.chain(clip, moves, *_multiply_rates(config))

@@ -3,7 +3,7 @@
 from typing import Any
 
 from cartesian_moe_jax.evaluation.perplexity import Evaluation
-from cartesian_moe_jax.models.budget import moe_layers
+from cartesian_moe_jax.models.feed_forwards import moe_layers
 from cartesian_moe_jax.runs.directory import RunDirectory
 from cartesian_moe_jax.runs.metrics_log import NoMetrics, open_metrics
 from cartesian_moe_jax.training.metrics import step_metrics
@@ -42,7 +42,7 @@ class Recorder:
             return
         metrics = step_metrics(report, self._layers)
         metrics["learning_rate"] = float(self._rate(step - 1))
-        metrics |= self.speed.read()
+        metrics |= self.speed.read(metrics.get("experts_per_token"))
         self._log.write(step, metrics)
         self._progress.show(metrics)
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from cartesian_moe_jax.config import ModelConfig
 from cartesian_moe_jax.models.build import build_model
-from cartesian_moe_jax.models.parameters import named_parameters, parameter_shardings
+from cartesian_moe_jax.models.parameters import named_parameters, parameter_shardings, trainable
 from cartesian_moe_jax.parallel.layouts import Layout
 from cartesian_moe_jax.parallel.mesh import replicated
 
@@ -26,6 +26,7 @@ class TrainState(NamedTuple):
     step: Int[Array, ""]
     parameters: dict[str, Float[Array, "..."]]
     optimizer: Any
+    """Of the trainable parameters alone."""
 
 
 def init_state(
@@ -36,7 +37,7 @@ def init_state(
 ) -> TrainState:
     """Return the state before the first step."""
     parameters = named_parameters(build_model(config, layout, seed))
-    return TrainState(jnp.zeros((), jnp.int32), parameters, optimizer.init(parameters))
+    return TrainState(jnp.zeros((), jnp.int32), parameters, optimizer.init(trainable(parameters)))
 
 
 def state_shardings(state: TrainState, layout: Layout, mesh: Mesh) -> TrainState:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from cartesian_moe_jax.config import ModelConfig
 from cartesian_moe_jax.models.cross_entropy import token_losses
 from cartesian_moe_jax.models.language_model import LanguageModel
-from cartesian_moe_jax.models.parameters import with_parameters
+from cartesian_moe_jax.models.parameters import trainable, with_parameters
 from cartesian_moe_jax.moe.routing import RoutingStats
 from cartesian_moe_jax.training.state import TrainState
 
@@ -53,10 +53,10 @@ def make_train_step(
     def microbatch(
         parameters: Parameters, tokens: Int[Array, "batch seq_plus_1"]
     ) -> tuple[Parameters, tuple[Float[Array, ""], RoutingStats | None]]:
-        def of(parameters: Parameters):
-            return objective(with_parameters(skeleton, parameters), tokens, config)
+        def of(moved: Parameters):
+            return objective(with_parameters(skeleton, parameters | moved), tokens, config)
 
-        return jax.grad(of, has_aux=True)(parameters)
+        return jax.grad(of, has_aux=True)(trainable(parameters))
 
     def step(
         state: TrainState, tokens: Int[Array, "batch seq_plus_1"]
@@ -64,8 +64,9 @@ def make_train_step(
         gradients, (loss, stats) = _mean_over_microbatches(
             microbatch, state.parameters, tokens, accumulate
         )
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
-        parameters = optax.apply_updates(state.parameters, updates)
+        moved = trainable(state.parameters)
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, moved)
+        parameters = state.parameters | optax.apply_updates(moved, updates)
         report = StepReport(loss, optax.tree.norm(gradients), stats)
         return TrainState(state.step + 1, parameters, optimizer_state), report
 

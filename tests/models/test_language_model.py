@@ -5,12 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.models.build import abstract_model, build_model
 from cartesian_moe_jax.models.parameters import logical_axes, named_parameters, with_parameters
+from cartesian_moe_jax.moe.routing import RouterContext
 from cartesian_moe_jax.parallel.layouts import LAYOUTS
 from tests import tiny
 
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 257, (2, 12), np.int32))
+CONTEXT = RouterContext(TOKENS.reshape(-1))
 REFERENCE = {"backend": "reference"}
 
 
@@ -49,11 +52,11 @@ def test_a_scanned_segment_equals_its_layers_run_by_hand():
         for repetition in range(2):
             for block in segment.blocks:
                 one = jax.tree.map(lambda stacked, i=repetition: stacked[i], block)
-                h, stats = one(h, TOKENS)
+                h, stats = one(h, CONTEXT)
                 loads += [] if stats is None else [stats.load]
         return h, jnp.stack(loads)
 
-    scanned, stats = jax.jit(lambda segment, h: segment(h, TOKENS))(segment, h)
+    scanned, stats = jax.jit(lambda segment, h: segment(h, CONTEXT))(segment, h)
     expected, loads = jax.jit(by_hand)(segment, h)
     np.testing.assert_allclose(scanned, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(stats.load, loads)
@@ -117,12 +120,35 @@ def test_statistics_are_stacked_over_the_moe_layers_of_all_segments():
         {"activation": "gelu"},
         {"moe": {"interval": 0}},
         {"moe": {"shared_expert": False, "sublayers": 3}},
+        {"moe": {"shared_expert_not_in": "1", "shared_feed_forwards": 2}},
+        {"moe": {"router": "hash", "balance_loss": 0.0}},
+        {"moe": {"router": "hash", "balance_loss": 0.0, "table_per_sublayer": True}},
     ],
 )
 def test_every_parameter_has_logical_axes_of_its_rank(fields):
     parameters = named_parameters(abstract_model(small(**fields), LAYOUTS["data"]))
     for name, shape in parameters.items():
         assert len(logical_axes(name)) == len(shape.shape), name
+
+
+def test_sublayers_may_lack_the_shared_expert():
+    config = small(num_layers=1, moe={"sublayers": 3, "shared_expert_not_in": "0,2"})
+    names = named_parameters(abstract_model(config, LAYOUTS["data"]))
+    having = {i for i in range(3) if any(f"sublayers/{i}/shared_expert" in n for n in names)}
+    assert having == {1}
+
+
+@pytest.mark.parametrize(
+    "moe, words",
+    [
+        ({"router": "topp"}, r"config.model.moe.router='topp' is unknown: .*hash, softmax_top_k"),
+        ({"router": "hash"}, r"moe.balance_loss=0.01 is not allowed: 0, since .*'hash' is not"),
+        ({"router": "hash", "balance_loss": 0.0, "z_loss": 0.1}, r"moe.z_loss=0.1 .*'hash'"),
+    ],
+)
+def test_routers_that_are_unknown_or_cannot_learn_what_is_asked(moe, words):
+    with pytest.raises(UserError, match=words):
+        abstract_model(small(moe=moe), LAYOUTS["data"])
 
 
 def test_a_parameter_without_logical_axes_is_an_error():

@@ -1,8 +1,9 @@
-"""A whole model against the official implementation: hidden states, logits, loss."""
+"""Whole models against the official implementation: hidden states, logits, loss."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from cartesian_moe_jax.models.cross_entropy import token_losses
@@ -10,19 +11,25 @@ from cartesian_moe_jax.models.language_model import LanguageModel
 from cartesian_moe_jax.models.parameters import with_parameters
 from tests import official
 
-
-def official_model():
-    golden = official.load("cartesianmoe_model_cartesian_interleave")
-    # Layers m d m are cut into three segments of one layer each.
-    places = [(0, 0, 0), (1, 0, 0), (2, 0, 0)]
-    skeleton = nnx.eval_shape(
-        lambda: LanguageModel(official.model_config(golden), rngs=nnx.Rngs(0))
-    )
-    return golden, with_parameters(skeleton, official.model_parameters(golden, places))
+PLACES = {
+    "cartesian_interleave": [(0, 0), (1, 0), (2, 0)],  # m d m: three segments of one layer
+    "hash_from1": [(0, 0), (1, 0), (1, 0)],  # d | m m: a table over a scanned segment
+    "finegrain_all": [(0, 0), (0, 0), (0, 0)],
+}
+"""(segment, block) of each layer."""
 
 
-def test_logits_and_loss_equal_official():
-    golden, model = official_model()
+def official_model(name, backend):
+    golden = official.load(f"cartesianmoe_model_{name}")
+    config = official.model_config(golden, backend)
+    skeleton = nnx.eval_shape(lambda: LanguageModel(config, rngs=nnx.Rngs(0)))
+    return golden, with_parameters(skeleton, official.model_parameters(golden, PLACES[name]))
+
+
+@pytest.mark.parametrize("backend", ["reference", "tiled"])
+@pytest.mark.parametrize("name", PLACES)
+def test_logits_and_loss_equal_official(name, backend):
+    golden, model = official_model(name, backend)
     tokens = jnp.asarray(golden["input_ids"])
     with jax.default_matmul_precision("highest"):
         logits, _ = jax.jit(lambda m, t: m(t))(model, tokens)

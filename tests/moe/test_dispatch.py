@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cartesian_moe_jax.kernels import FeedForwardWeights, grouped_feed_forward
 from cartesian_moe_jax.moe.dispatch import LocalExchange
 from cartesian_moe_jax.moe.routing import Routing
 
@@ -77,3 +78,34 @@ def test_bfloat16_rows_are_summed_in_float32():
     combined = LocalExchange().combine(rows, plan)
     assert combined.dtype == jnp.bfloat16
     np.testing.assert_array_equal(combined.astype(jnp.float32), 1 + 2**-7)
+
+
+@pytest.mark.parametrize("backend", ["reference", "tiled"])
+def test_what_the_rows_of_unused_slots_hold_reaches_nothing(backend):
+    routing = routing_of(CASES["unused slots"])
+    routing = routing._replace(weights=jnp.where(routing.expert_ids == 3, 0, routing.weights))
+    keys = jax.random.split(jax.random.key(1), 4)
+    x = jax.random.normal(keys[0], (4, D))
+    weights = FeedForwardWeights(
+        None, jax.random.normal(keys[1], (3, D, 7)), jax.random.normal(keys[2], (3, 7, D))
+    )
+
+    def total(filler):
+        def of(x, token_weights, weights):
+            rows, sizes, plan = LocalExchange().dispatch(
+                x, routing._replace(weights=token_weights), 3
+            )
+            live = jnp.arange(len(rows)) < jnp.sum(sizes)
+            rows = jnp.where(live[:, None], rows, filler)
+            rows = grouped_feed_forward(rows, sizes, weights, activation="gelu", backend=backend)
+            return jnp.sum(jnp.sin(LocalExchange().combine(rows, plan)))
+
+        arguments = (x, routing.weights, weights)
+        return jax.jit(jax.value_and_grad(of, argnums=(0, 1, 2)))(*arguments)
+
+    zeros, garbage = total(0.0), total(jnp.nan)
+    for a, b in zip(jax.tree.leaves(zeros), jax.tree.leaves(garbage), strict=True):
+        assert jnp.isfinite(b).all()
+        np.testing.assert_array_equal(a, b)
+    _, (_, d_weights, _) = zeros
+    assert (d_weights[routing.expert_ids == 3] == 0).all()

@@ -9,6 +9,7 @@ from flax import nnx
 from cartesian_moe_jax.moe.balance import count_choices, load_balance_loss, routing_stats, z_loss
 from cartesian_moe_jax.moe.routers.softmax_top_k import SoftmaxTopK
 from cartesian_moe_jax.moe.routing import NO_CONTEXT, Scores
+from cartesian_moe_jax.moe.shape import SubLayerShape
 
 
 def scores_of(logits):
@@ -17,7 +18,8 @@ def scores_of(logits):
 
 
 def router(top_k, experts=4):
-    return SoftmaxTopK(8, experts, top_k, 0.1, rngs=nnx.Rngs(0))
+    shape = SubLayerShape(8, experts, top_k, d_expert=1, init_std=0.1)
+    return SoftmaxTopK(shape, rngs=nnx.Rngs(0))
 
 
 def test_top_two_are_renormalised():

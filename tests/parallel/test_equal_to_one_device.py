@@ -12,6 +12,7 @@ from cartesian_moe_jax.config import OptimizerConfig
 from cartesian_moe_jax.models.build import abstract_model, build_model
 from cartesian_moe_jax.models.parameters import named_parameters, with_parameters
 from cartesian_moe_jax.moe.routers.softmax_top_k import SoftmaxTopK
+from cartesian_moe_jax.moe.routers.top_p import TopP
 from cartesian_moe_jax.parallel.layouts import LAYOUTS
 from cartesian_moe_jax.parallel.mesh import BATCH, make_mesh
 from cartesian_moe_jax.training.optimizer import make_optimizer
@@ -28,6 +29,15 @@ MESHES = {
 }
 ONE = tiny.parallel(layout="data", data=1)
 CONFIG = tiny.model_config(num_layers=2, init_std=0.3, moe={"z_loss": 0.01})
+ROUTED = {
+    "top_p": tiny.model_config(
+        num_layers=1, init_std=0.3, moe={"router": "top_p", "top_p": 0.6, "z_loss": 0.01}
+    ),
+    "hash": tiny.model_config(
+        num_layers=1, init_std=0.3, moe={"router": "hash", "balance_loss": 0.0}
+    ),
+}
+"""Other routers, over one Cartesian layer each."""
 TOKENS = np.random.default_rng(5).integers(0, 257, (16, 9), np.int32)
 
 
@@ -110,6 +120,40 @@ def test_layout_equals_one_device(mesh, skew):
 def test_no_choice_is_close_enough_to_flip(skew):
     # Float noise between layouts is about 1e-6: the comparison above means nothing below it.
     assert routing_margin(CONFIG, skew) > 2e-5
+
+
+def top_p_margin(config):
+    """The least gap between top_p and a sum of probabilities that is compared with it."""
+    gaps, choose = [], TopP.choose
+
+    def choose_and_note(router, scores):
+        ranked, _ = jax.lax.top_k(scores.probabilities, router.max_chosen)
+        gap = jnp.min(jnp.abs(jnp.cumsum(ranked, axis=-1) - router.top_p))
+        jax.debug.callback(lambda gap: gaps.append(float(gap)), gap)
+        return choose(router, scores)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TopP, "choose", choose_and_note)
+        build_model(config, LAYOUTS["data"], seed=3).hidden(jnp.asarray(TOKENS[:, :-1]))
+        jax.effects_barrier()
+    return min(gaps)
+
+
+@pytest.mark.parametrize("mesh", ["data", "expert"])
+@pytest.mark.parametrize("router", ROUTED)
+def test_routers_on_a_layout_equal_one_device(router, mesh):
+    config = ROUTED[router]
+    ours, theirs = run(config, MESHES[mesh], TOKENS, 0.0), on_one_device(config, 0.0)
+    assert_equal_runs(ours, theirs)
+    assert theirs[1] > 0.5, "the step must be clipped for its norm to matter"
+
+
+def test_top_p_has_unused_slots_and_no_close_choice():
+    config = ROUTED["top_p"]
+    _, _, stats, *_ = on_one_device(config, 0.0)
+    assert (stats.experts_per_token() < 2.9).all()
+    assert (stats.experts_per_token() > 1.1).all()
+    assert top_p_margin(config) > 2e-5
 
 
 def test_moments_lie_beside_their_parameters():

@@ -90,3 +90,56 @@ def test_two_adamw_steps_by_hand():
 @pytest.mark.parametrize("clip_norm, moved", [(1.0, 0.01), (10.0, 0.05), (0.0, 0.05)])
 def test_gradients_are_clipped_by_their_norm(clip_norm, moved):
     assert after(optimizer(name="sgd", clip_norm=clip_norm), 2.0, [5.0]) == pytest.approx(2 - moved)
+
+
+SUBLAYER = "segments/0/blocks/0/feed_forward/sublayers/0"
+WIDTH = 8  # of an expert: its down projection has that many rows
+SHAPES = {
+    f"{SUBLAYER}/experts/gate": (1, 2, 4, WIDTH),
+    f"{SUBLAYER}/experts/up": (1, 2, 4, WIDTH),
+    f"{SUBLAYER}/experts/down": (1, 2, WIDTH, 4),
+    f"{SUBLAYER}/shared_expert/feed_forward/down": (1, WIDTH, 4),
+    f"{SUBLAYER}/router/weight": (1, 4, 2),
+    "segments/0/blocks/1/feed_forward/feed_forward/down": (1, WIDTH, 4),
+}
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize(
+    "fields, gate_and_up, down",
+    [
+        ({}, 1, 1),
+        ({"expert_rate": 0.5}, 0.5, 0.5),
+        ({"expert_reference_width": 2}, 1, 2 / WIDTH),
+        ({"expert_reference_width": WIDTH}, 1, 1),
+        ({"expert_rate": 3.0, "expert_reference_width": 16}, 3, 3 * 16 / WIDTH),
+    ],
+)
+def test_routed_experts_move_by_their_own_rate(name, fields, gate_and_up, down):
+    rng = np.random.default_rng(0)
+    parameters, gradients = (
+        {n: jnp.asarray(rng.standard_normal(shape), jnp.float32) for n, shape in SHAPES.items()}
+        for _ in range(2)
+    )
+
+    def moved(**fields):
+        chosen = optimizer(name=name, weight_decay=0.1, clip_norm=0.5, **fields)
+        updates, _ = jax.jit(chosen.update)(gradients, chosen.init(parameters), parameters)
+        return updates
+
+    plain, ours = moved(), moved(**fields)
+    factors = dict.fromkeys(SHAPES, 1.0) | {
+        f"{SUBLAYER}/experts/gate": gate_and_up,
+        f"{SUBLAYER}/experts/up": gate_and_up,
+        f"{SUBLAYER}/experts/down": down,
+    }
+    for n, factor in factors.items():
+        np.testing.assert_allclose(ours[n], factor * plain[n], rtol=1e-6, err_msg=n)
+
+
+def test_without_multipliers_the_optimizer_state_is_as_it_was():
+    parameters = {"head": jnp.zeros(3)}
+    plain, scaled = optimizer(), optimizer(expert_rate=2.0)
+    structure = jax.tree.structure(plain.init(parameters))
+    assert structure == jax.tree.structure(optimizer(expert_rate=1.0).init(parameters))
+    assert len(scaled.init(parameters)) == len(plain.init(parameters)) + 1

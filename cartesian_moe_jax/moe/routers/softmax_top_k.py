@@ -6,30 +6,43 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from cartesian_moe_jax.layers.initializers import normal
+from cartesian_moe_jax.moe.routers.linear_scores import linear_scores
+from cartesian_moe_jax.moe.routers.router import Router
 from cartesian_moe_jax.moe.routing import RouterContext, Routing, Scores
+from cartesian_moe_jax.moe.shape import SubLayerShape
 
 EPS = 1.1920929e-7
 """float32 machine epsilon: the least that the chosen probabilities are divided by."""
 
 
-class SoftmaxTopK(nnx.Module):
+def choose_top_k(scores: Scores, top_k: int) -> Routing:
+    """Choose the k most probable: w_i = p_i / max(sum of the chosen p, EPS) if k > 1, else p_i."""
+    chosen, expert_ids = jax.lax.top_k(scores.probabilities, top_k)
+    weights = chosen
+    if top_k > 1:
+        weights = chosen / jnp.maximum(jnp.sum(chosen, axis=-1, keepdims=True), EPS)
+    return Routing(expert_ids, weights, priority=chosen)
+
+
+class SoftmaxTopK(Router):
     """p = softmax(W x) in float32; the top k, renormalised when k > 1."""
 
-    def __init__(self, d_model: int, num_experts: int, top_k: int, std: float, *, rngs: nnx.Rngs):
-        self.weight = normal(rngs, (d_model, num_experts), std)
-        self.top_k = top_k
+    learned = True
+    reads_table = False
+
+    def __init__(self, shape: SubLayerShape, *, rngs: nnx.Rngs):
+        self.weight = normal(rngs, (shape.d_model, shape.num_experts), shape.init_std)
+        self.top_k = shape.top_k
+
+    @staticmethod
+    def slots(shape: SubLayerShape) -> int:
+        """Return k: every token uses that many."""
+        return shape.top_k
 
     def scores(self, x: Float[Array, "tokens d_model"], context: RouterContext) -> Scores:
-        """Score every expert for every token, whatever x's dtype, in float32."""
-        logits = jnp.dot(
-            x.astype(jnp.float32), self.weight[...], precision=jax.lax.Precision.HIGHEST
-        )
-        return Scores(logits, jax.nn.softmax(logits, axis=-1))
+        """Score every expert for every token."""
+        return linear_scores(x, self.weight[...])
 
     def choose(self, scores: Scores) -> Routing:
-        """Choose each token's experts: w_i = p_i / max(sum of the chosen p, EPS) if k > 1."""
-        chosen, expert_ids = jax.lax.top_k(scores.probabilities, self.top_k)
-        weights = chosen
-        if self.top_k > 1:
-            weights = chosen / jnp.maximum(jnp.sum(chosen, axis=-1, keepdims=True), EPS)
-        return Routing(expert_ids, weights, priority=chosen)
+        """Choose each token's k most probable experts."""
+        return choose_top_k(scores, self.top_k)
