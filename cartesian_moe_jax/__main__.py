@@ -72,6 +72,16 @@ def generate(arguments: argparse.Namespace) -> None:
     print(text)
 
 
+def convert(arguments: argparse.Namespace) -> None:
+    """Write a run's newest checkpoint in the official format, or such a checkpoint as a run."""
+    from cartesian_moe_jax.interop.convert import convert as convert_folder
+    from cartesian_moe_jax.paths import as_path
+
+    source, target = as_path(arguments.source), as_path(arguments.to)
+    lines = convert_folder(source, target, tokenizer=arguments.tokenizer, dtype=arguments.dtype)
+    print(*lines, sep="\n")
+
+
 def _data_config(arguments: argparse.Namespace) -> DataConfig:
     """Return config.data of the --config arguments, the defaults without them."""
     try:
@@ -125,6 +135,11 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--max_new_tokens", type=int, default=200)
     verb.add_argument("--temperature", type=float, default=0.8)
     verb.add_argument("--seed", type=int, default=0)
+    verb = add(convert)
+    verb.add_argument("--from", dest="source", required=True, help="a run, or an official one")
+    verb.add_argument("--to", required=True, help="a folder that is not there yet")
+    verb.add_argument("--tokenizer", default="", help="bytes, or a path, if none lies in --from")
+    verb.add_argument("--dtype", default="float32", help="of official tensors; or bfloat16")
     return parser
 
 

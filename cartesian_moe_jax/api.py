@@ -1,7 +1,10 @@
 """The public face: load a run, ask it for logits, text or perplexity."""
 
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,17 +15,20 @@ from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.data.tokenizers import Tokenizer, build_tokenizer
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.evaluation.generation import generate_tokens, make_sampler
-from cartesian_moe_jax.models.build import abstract_model, abstract_parameters
+from cartesian_moe_jax.interop.official_model import is_official, read_model
+from cartesian_moe_jax.interop.tokenizer_files import find_tokenizer
+from cartesian_moe_jax.models.build import abstract_model
 from cartesian_moe_jax.models.language_model import LanguageModel
 from cartesian_moe_jax.models.parameters import with_parameters
+from cartesian_moe_jax.models.vocabulary import with_vocabulary
 from cartesian_moe_jax.moe.cartesian import CartesianProductLayer
 from cartesian_moe_jax.moe.routing import RoutingStats
 from cartesian_moe_jax.moe.shape import SubLayerShape
 from cartesian_moe_jax.parallel.layouts import LAYOUTS
 from cartesian_moe_jax.parallel.mesh import single_device_mesh
 from cartesian_moe_jax.paths import as_path
-from cartesian_moe_jax.runs.checkpoints import Checkpoints
 from cartesian_moe_jax.runs.directory import RunDirectory
+from cartesian_moe_jax.runs.parameters import load_run
 
 __all__ = [
     "CartesianProductLayer",
@@ -39,10 +45,11 @@ __all__ = [
 class TrainedModel:
     """A trained language model with its tokenizer and config, on one device."""
 
-    def __init__(self, model: LanguageModel, tokenizer: Tokenizer, config: Config, step: int):
+    def __init__(
+        self, model: LanguageModel, tokenizer: Tokenizer | None, config: Config, step: int
+    ):
         self.model, self.tokenizer, self.config, self.step = model, tokenizer, config, step
         self._logits = jax.jit(lambda model, tokens: model(tokens)[0])
-        self._sampler = make_sampler(config.data.seq_len, tokenizer.vocab_size)
 
     def logits(
         self,
@@ -72,19 +79,32 @@ class TrainedModel:
             raise UserError(
                 f"temperature={temperature}, max_new_tokens={max_new_tokens}: at least 0 wanted"
             )
-        given = self.tokenizer.encode(prompt).tolist() if isinstance(prompt, str) else list(prompt)
+        tokenizer = self._needed_tokenizer()
+        given = tokenizer.encode(prompt).tolist() if isinstance(prompt, str) else list(prompt)
         self._check(np.asarray(given, np.int64))
         tokens = generate_tokens(
             self._sampler,
             self.model,
-            [self.tokenizer.end_of_text, *given],
+            [tokenizer.end_of_text, *given],
             max_new_tokens,
             window=self.config.data.seq_len,
             temperature=temperature,
             seed=seed,
-            end_of_text=self.tokenizer.end_of_text,
+            end_of_text=tokenizer.end_of_text,
         )
-        return self.tokenizer.decode([*given, *tokens])
+        return tokenizer.decode([*given, *tokens])
+
+    @functools.cached_property
+    def _sampler(self) -> Callable[..., Any]:
+        return make_sampler(self.config.data.seq_len, self._needed_tokenizer().vocab_size)
+
+    def _needed_tokenizer(self) -> Tokenizer:
+        if self.tokenizer is None:
+            raise UserError(
+                "text needs a tokenizer, and this checkpoint came without one: load it with "
+                "tokenizer='bytes', or the path of a tokenizer.json or tokenizer.model"
+            )
+        return self.tokenizer
 
     def _check(self, tokens: Int[np.ndarray, "..."]) -> None:
         vocab_size = self.config.model.vocab_size
@@ -93,19 +113,36 @@ class TrainedModel:
             raise UserError(f"token id {wrong[0]} is not allowed: 0 to {vocab_size - 1}")
 
 
-def load(workdir: str | os.PathLike[str], step: int | None = None) -> TrainedModel:
+def load(
+    workdir: str | os.PathLike[str], step: int | None = None, tokenizer: str = ""
+) -> TrainedModel:
     """Load the newest checkpoint of a run (or that of ``step``) onto one device.
 
-    Raises UserError if ``workdir`` holds no run, the run has no such checkpoint, or it does not
-    fit the run's config.
+    ``workdir`` may also be a checkpoint in the official implementation's format: it has one step,
+    and ``tokenizer`` names its tokenizer where none lies beside it (logits need none).
+    Raises UserError if ``workdir`` holds neither, the run has no such checkpoint, or it does not
+    fit the config.
     """
-    run = RunDirectory.of_existing(as_path(workdir))
-    config = run.config()
-    layout, mesh = LAYOUTS["data"], single_device_mesh()
-    skeleton = abstract_model(config.model, layout)
-    wanted = abstract_parameters(skeleton, layout, mesh)
-    with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
-        step = checkpoints.choose(step)
-        items, _ = checkpoints.restore(step, {"parameters": wanted})
-    tokenizer = build_tokenizer(run.read_json("tokenizer.json"))
-    return TrainedModel(with_parameters(skeleton, items["parameters"]), tokenizer, config, step)
+    path = as_path(workdir)
+    if is_official(path):
+        return _load_official(path, step, tokenizer)
+    if tokenizer:
+        raise UserError(f"tokenizer={tokenizer!r} is not allowed: a run has its own")
+    run = RunDirectory.of_existing(path)
+    config, parameters, step = load_run(run, step)
+    own = build_tokenizer(run.read_json("tokenizer.json"))
+    return TrainedModel(_model(config, parameters), own, config, step)
+
+
+def _load_official(folder: Path, step: int | None, setting: str) -> TrainedModel:
+    if step:
+        raise UserError(f"step={step} has no checkpoint in {folder}: it holds one, of step 0")
+    config, parameters = read_model(folder, single_device_mesh())
+    tokenizer = find_tokenizer(folder, setting)
+    if tokenizer is not None:
+        config = with_vocabulary(config, tokenizer.vocab_size)
+    return TrainedModel(_model(config, parameters), tokenizer, config, 0)
+
+
+def _model(config: Config, parameters: Mapping[str, jax.Array]) -> LanguageModel:
+    return with_parameters(abstract_model(config.model, LAYOUTS["data"]), parameters)

@@ -25,6 +25,7 @@ FLOORS = {
     "models": 4,
     "runs": 5,
     "evaluation": 6,
+    "interop": 6,
     "training": 7,
     "api": 8,
     "__init__": 9,
@@ -35,6 +36,7 @@ FLOORS = {
 IMPORTED_WHERE_USED = {
     "backports",
     "grain",
+    "safetensors",
     "sentencepiece",
     "tensorboardX",
     "tensorflow_datasets",

@@ -1,0 +1,1 @@
+"""Interoperation: the checkpoint format of the official PyTorch implementation."""
