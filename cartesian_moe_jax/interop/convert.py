@@ -17,6 +17,9 @@ from cartesian_moe_jax.runs.parameters import Parameters, load_run, write_run
 DTYPES = ("float32", "bfloat16")
 """What official tensors are written as; our parameters are float32."""
 
+EVALUATION_BATCH = 8
+"""Sequences at once when a converted run is evaluated; the default is a training batch."""
+
 
 def convert(
     source: AnyPath, target: AnyPath, *, tokenizer: str = "", dtype: str = "float32"
@@ -45,7 +48,8 @@ def _to_run(source: Path, target: AnyPath, setting: str) -> list[str]:
     with whole_folder(target) as folder:
         config, parameters = read_model(source, single_device_mesh())
         data = dataclasses.replace(config.data, tokenizer=setting)
-        config = dataclasses.replace(config, data=data)
+        evaluation = dataclasses.replace(config.evaluation, batch_size=EVALUATION_BATCH)
+        config = dataclasses.replace(config, data=data, evaluation=evaluation)
         config = with_vocabulary(config, tokenizer.vocab_size)
         run = RunDirectory(folder)
         write_run(run, config, parameters, tokenizer.description(), source=str(source))

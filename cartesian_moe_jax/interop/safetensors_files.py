@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
+from cartesian_moe_jax.data.tokenizers.libraries import library, one_line
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.paths import AnyPath, is_remote, reported
 
@@ -52,9 +53,8 @@ class TensorFiles:
             return self._files[name].get_tensor(name)
 
     def _open(self, name: str, stack: contextlib.ExitStack) -> None:
-        from safetensors import safe_open
-
         path = self.folder / name
+        safe_open = library("safetensors", str(path)).safe_open
         with _readable(self.folder, name):
             file = stack.enter_context(safe_open(os.fspath(path), framework="np"))
             for tensor in file.keys():  # noqa: SIM118, it is no mapping
@@ -80,23 +80,28 @@ def write_tensors(
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write the tensors that ``read`` returns, in one file, or in several with an index."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
     shards = _shards({n: int(np.prod(s)) * dtype.itemsize for n, s in shapes.items()}, shard_bytes)
     names = [_shard_name(i, len(shards)) for i in range(len(shards))]
     for file, tensors in zip(names, shards, strict=True):
-        arrays = {name: np.ascontiguousarray(read(name), dtype) for name in tensors}
-        try:
-            save_file(arrays, folder / file, metadata={"format": "pt"})
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{folder / file} cannot be written: {_first_line(error)}") from error
+        _write_file(folder / file, {name: read(name) for name in tensors}, dtype)
     if len(shards) > 1:
         index = {
             "metadata": {"total_size": sum(sum(tensors.values()) for tensors in shards)},
             "weight_map": {n: f for f, t in zip(names, shards, strict=True) for n in t},
         }
-        (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n")
+        with reported("written", folder / INDEX):
+            (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n")
+
+
+def _write_file(file: Path, tensors: Mapping[str, np.ndarray], dtype: np.dtype) -> None:
+    """Write one file; what it holds is copied here, and let go before the next."""
+    refused = library("safetensors", str(file)).SafetensorError
+    save_file = library("safetensors.numpy", str(file)).save_file
+    arrays = {name: np.ascontiguousarray(tensor, dtype) for name, tensor in tensors.items()}
+    try:
+        save_file(arrays, file, metadata={"format": "pt"})
+    except (refused, OSError) as error:
+        raise UserError(f"{file} cannot be written: {one_line(error)}") from error
 
 
 @contextlib.contextmanager
@@ -128,7 +133,9 @@ def _file_names(folder: Path) -> list[str]:
     index = folder / INDEX
     if not index.is_file():
         if not (folder / SINGLE).is_file():
-            raise UserError(f"{folder} holds no {SINGLE}, and no {INDEX}")
+            pickled = any(folder.glob("pytorch_model*.bin"))
+            hint = "; save its pytorch_model.bin as safetensors first" if pickled else ""
+            raise UserError(f"{folder} holds no {SINGLE}, and no {INDEX}{hint}")
         return [SINGLE]
     with reported("read", index):
         content = index.read_bytes()
@@ -146,18 +153,13 @@ def _file_names(folder: Path) -> list[str]:
 
 @contextlib.contextmanager
 def _readable(folder: Path, name: str) -> Iterator[None]:
-    from safetensors import SafetensorError
-
+    refused = library("safetensors", str(folder)).SafetensorError
     try:
         yield
     except UserError:
         raise
-    except (SafetensorError, OSError, TypeError, ValueError) as error:
-        raise UserError(f"{folder}: {name} cannot be read: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    except (refused, OSError, TypeError, ValueError) as error:
+        raise UserError(f"{folder}: {name} cannot be read: {one_line(error)}") from error
 
 
 def _shards(sizes: Mapping[str, int], limit: int) -> list[dict[str, int]]:

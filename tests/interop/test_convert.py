@@ -44,7 +44,7 @@ def test_a_converted_run_is_evaluated_like_any_other(finished_run, tmp_path):
     convert(finished_run.workdir, tmp_path / "theirs")
     convert(tmp_path / "theirs", tmp_path / "again", "--tokenizer=bytes")
     (tmp_path / "corpus.txt").write_text(tiny.TEXT[:3000])
-    asked = Asked(f"text:{tmp_path / 'corpus.txt'}", max_tokens=500)
+    asked = Asked(f"text:{tmp_path / 'corpus.txt'}", max_tokens=0)
     first = evaluate_run(finished_run.workdir, asked=asked)
     again = evaluate_run(tmp_path / "again", asked=asked)
     assert again["loss"] == pytest.approx(first["loss"], rel=1e-6)
@@ -54,8 +54,8 @@ def test_training_does_not_continue_a_converted_run(tmp_path):
     official_files.method_folder(tmp_path / "theirs", "cartesian")
     convert(tmp_path / "theirs", tmp_path / "run", "--tokenizer=bytes")
     with Checkpoints(tmp_path / "run/checkpoints", read_only=True) as checkpoints:
-        message = message_of(checkpoints.restore, 0, {"parameters": {}, "optimizer": {}})
-    assert "checkpoint" in message
+        message = message_of(checkpoints.restore, 0, {"optimizer": {}})
+    assert message.endswith("run/checkpoints/0 holds no optimizer")
 
 
 def test_the_files_of_tokenizers_travel(tmp_path):

@@ -143,7 +143,7 @@ def test_tensors_that_do_not_fit_are_listed_in_one_line(tmp_path):
         "model.layers.2.wg1.weight is missing; model.layers.9.wg1.weight is extra"
     )
     folder = official_files.folder_of(tmp_path / "in", {"x": np.ones(3, np.float32)}, config)
-    assert message_of(cmoe.load, folder).endswith("is missing; and 76 more")
+    assert message_of(cmoe.load, folder).endswith("is missing; and 93 more")
 
 
 def test_buffers_that_older_versions_save_are_left_alone(tmp_path):
@@ -167,7 +167,12 @@ def quantised(folder):
     official_files.folder_of(folder, tensors, config)
 
 
+def pickled(folder):
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
 DAMAGE = {
+    "save its pytorch_model.bin as safetensors first": pickled,
     "holds no model.safetensors": lambda f: (f / "model.safetensors").unlink(),
     "cannot be read": lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 100),
     "config.json cannot be read": lambda f: (f / "config.json").write_text("{"),
