@@ -101,8 +101,9 @@ class TrainedModel:
     def _needed_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
             raise UserError(
-                "text needs a tokenizer, and this checkpoint came without one: load it with "
-                "tokenizer='bytes', or the path of a tokenizer.json or tokenizer.model"
+                "text needs a tokenizer, and this checkpoint came without one: put its "
+                "tokenizer.json or tokenizer.model beside it, or load it with tokenizer='bytes' or "
+                "a path"
             )
         return self.tokenizer
 

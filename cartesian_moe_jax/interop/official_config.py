@@ -113,7 +113,10 @@ def read_official(values: Mapping[str, Any], *, has_table: bool, where: str) -> 
     model = {ours: given[theirs] for theirs, ours in RENAMED.items()}
     moe = _read_moe(given, has_table) if given["use_moe"] else {"interval": 0}
     data = {"seq_len": given["max_position_embeddings"]}
-    return schema.read({"model": {**model, "moe": moe}, "data": data})
+    try:
+        return schema.read({"model": {**model, "moe": moe}, "data": data})
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def write_official(config: Config, end_of_text: int | None = None) -> Values:
@@ -258,6 +261,7 @@ def _limits_of_moe(moe: MoEConfig, d_ff: int) -> list[tuple[bool, str, Any, str]
     double = moe.sublayers == 1 and _is_fine(moe, d_ff)
     shared = 1 + double if moe.shared_expert else moe.shared_feed_forwards
     grain = _grain_level(moe, d_ff)
+    widths = f"config.model.d_ff={d_ff}, or with split experts that divided by a whole number"
     bare = moe.shared_expert_not_in if moe.shared_expert else ""
     top_p = moe.top_p if moe.router == "top_p" else OFFICIAL_TOP_P
     own_tables = moe.router == "hash" and moe.table_per_sublayer
@@ -276,9 +280,8 @@ def _limits_of_moe(moe: MoEConfig, d_ff: int) -> list[tuple[bool, str, Any, str]
             moe.shared_feed_forwards,
             f"with these sub-layers {shared}",
         ),
-        (d_ff // grain == moe.d_expert, "d_expert", moe.d_expert, f"config.model.d_ff={d_ff}, or "
-         "a part of it where there are two sub-layers or two shared feed-forwards, or none"),
-    ]  # fmt: skip
+        (d_ff // grain == moe.d_expert, "d_expert", moe.d_expert, widths),
+    ]
 
 
 def _require_sayable(limits: Sequence[tuple[bool, str, Any, str]], section: str = "") -> None:

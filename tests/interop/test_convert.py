@@ -11,6 +11,8 @@ from cartesian_moe_jax.data.tokenizers import resolve_tokenizer
 from cartesian_moe_jax.evaluation.of_run import Asked, evaluate_run
 from cartesian_moe_jax.models.parameters import named_parameters
 from cartesian_moe_jax.runs.checkpoints import Checkpoints
+from cartesian_moe_jax.runs.directory import RunDirectory
+from cartesian_moe_jax.runs.parameters import write_run
 from tests import official_files, tiny, tokenizer_files
 from tests.messages import message_of
 
@@ -98,3 +100,13 @@ def test_wrong_requests_are_errors_and_leave_nothing(tmp_path, finished_run):
     assert "a run has its own" in message_of(cmoe.load, run, tokenizer="bytes")
     assert "step=3 has no checkpoint" in message_of(cmoe.load, theirs, 3)
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_run_that_cannot_be_said_leaves_nothing(tmp_path):
+    config = tiny.config(model={"moe": {"layer": "stacked"}})
+    parameters = named_parameters(tiny.model(config.model))
+    tokenizer = resolve_tokenizer("bytes").description()
+    write_run(RunDirectory(tmp_path / "run"), config, parameters, tokenizer, source="a test")
+    message = message_of(convert, tmp_path / "run", tmp_path / "to")
+    assert message.startswith("config.model.moe.layer='stacked' cannot be said")
+    assert [file.name for file in tmp_path.iterdir()] == ["run"]

@@ -9,9 +9,15 @@ import pytest
 from safetensors import safe_open
 
 import cartesian_moe_jax as cmoe
+from cartesian_moe_jax.config import Config, ModelConfig
+from cartesian_moe_jax.interop.official_config import read_official, write_official
 from cartesian_moe_jax.interop.official_model import read_model, write_model
+from cartesian_moe_jax.interop.official_names import all_pieces
 from cartesian_moe_jax.interop.safetensors_files import TensorFiles
+from cartesian_moe_jax.models.build import abstract_model
+from cartesian_moe_jax.models.methods import PlainLayer, with_method
 from cartesian_moe_jax.models.parameters import named_parameters
+from cartesian_moe_jax.parallel.layouts import LAYOUTS
 from cartesian_moe_jax.parallel.mesh import single_device_mesh
 from tests import official_files, tiny
 from tests.messages import message_of
@@ -102,6 +108,29 @@ def test_names_and_shapes_are_the_official_ones(method, tmp_path):
     assert sum(np.prod(s) for s in shapes.values()) == sum(p.size for p in parameters.values())
     shared = method not in ("dense", "smoe_top3", "cartesian_noshared")
     assert any("res_mlp" in name or "coefficient" in name for name in shapes) == shared
+
+
+BASE = {
+    "dense": 162_417_408,
+    "smoe_share": 841_977_612,
+    "smoe_top3": 844_622_592,
+    "hash": 842_489_612,
+    "fine_grained": 842_051_340,
+    "cartesian": 842_065_176,
+    "cartesian_noshared": 799_579_392,
+}
+"""Parameters of the official code's Base models."""
+
+
+@pytest.mark.parametrize("method", BASE)
+def test_base_models_have_as_many_parameters_as_the_official_ones(method):
+    base = ModelConfig(vocab_size=32_000)
+    model = with_method(base, method, PlainLayer(d_ff=3072, num_experts=16, top_k=2))
+    shapes = named_parameters(abstract_model(model, LAYOUTS["data"]))
+    sizes = [np.prod(p.official_shape()) for _, p in all_pieces(shapes, model).values()]
+    assert sum(sizes) == BASE[method]
+    again = read_official(write_official(Config(model)), has_table=method == "hash", where="it")
+    assert named_parameters(abstract_model(again.model, LAYOUTS["data"])) == shapes
 
 
 def test_shards_are_small_and_listed(tmp_path):
