@@ -35,6 +35,7 @@ FLOORS = {
 IMPORTED_WHERE_USED = {
     "backports",
     "grain",
+    "matplotlib",
     "sentencepiece",
     "tensorboardX",
     "tensorflow_datasets",

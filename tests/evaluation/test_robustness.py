@@ -2,12 +2,14 @@
 
 import json
 
+import matplotlib
 import pytest
 
 from cartesian_moe_jax import config as schema
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.evaluation.of_run import evaluate_run, robustness_of_run
 from cartesian_moe_jax.evaluation.robustness import robustness_table, trials
+from cartesian_moe_jax.evaluation.robustness_picture import check_picture, draw_robustness
 from tests import tiny
 
 
@@ -56,3 +58,28 @@ def test_a_run_is_measured_and_its_table_has_the_published_number(finished_run):
     assert "top-1 experts disabled" in table
     assert "100% of tokens at random" in table
     assert "one expert removed (8 tried)" in table
+
+
+RECORDS = [
+    {"kind": "none", "where": "all", "amount": 0, "perplexity": 5.0, "loss_rise": 0.0},
+    {"kind": "disabled", "where": "all", "amount": 1, "perplexity": 9.0, "loss_rise": 0.6},
+    {"kind": "random", "where": "all", "amount": 0.5, "perplexity": 7.0, "loss_rise": 0.3},
+    {"kind": "removed", "where": "expert", "amount": 1, "perplexity": 5.1, "loss_rise": 0.02},
+]
+
+
+@pytest.mark.parametrize("form, start", [("svg", b"<?xml"), ("png", b"\x89PNG"), ("pdf", b"%PDF")])
+def test_the_picture_names_its_trials(tmp_path, form, start):
+    draw_robustness(RECORDS, tmp_path / f"a.{form}")
+    assert (tmp_path / f"a.{form}").read_bytes().startswith(start)
+    with matplotlib.rc_context({"svg.fonttype": "none"}):  # letters, not outlines
+        draw_robustness(RECORDS, tmp_path / "letters.svg")
+    text = (tmp_path / "letters.svg").read_text()
+    for words in ("top-1 experts disabled, all", "50% of tokens at random, all", "one expert"):
+        assert words in text
+
+
+def test_another_kind_of_picture_is_refused_before_anything_is_measured(tmp_path):
+    check_picture(tmp_path / "a.svg")
+    with pytest.raises(UserError, match="must end in one of svg, png, pdf"):
+        check_picture(tmp_path / "a.jpg")
