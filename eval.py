@@ -1,9 +1,13 @@
 """Evaluate a run: python eval.py --workdir=DIR [--corpus=text:FILES --split=all --stride=64]."""
 
+from sys import stderr
+
 from absl import flags
 
-from cartesian_moe_jax.evaluation.of_run import Asked, evaluate_run
+from cartesian_moe_jax.evaluation.of_run import Asked, evaluate_run, robustness_of_run
 from cartesian_moe_jax.evaluation.report import report
+from cartesian_moe_jax.evaluation.robustness import robustness_table
+from cartesian_moe_jax.evaluation.robustness_picture import check_picture, draw_robustness
 from cartesian_moe_jax.paths import as_path
 from configs import flags as config_flags
 
@@ -14,6 +18,8 @@ SPLIT = flags.DEFINE_string(
     "split", "", "train, validation, all, or one of a tfds dataset; validation, or all of --corpus."
 )
 STRIDE = flags.DEFINE_integer("stride", 0, "Tokens between windows; 0: they do not overlap.")
+ROBUSTNESS = flags.DEFINE_bool("robustness", False, "Measure it while routing goes wrong.")
+PICTURE = flags.DEFINE_string("picture", "", "Of --robustness: an .svg, .png or .pdf to draw.")
 MAX_TOKENS = flags.DEFINE_integer("max_tokens", None, "Predicted at most; 0: all.", lower_bound=0)
 
 
@@ -21,6 +27,19 @@ def main() -> None:
     """Print token, byte and word perplexity, and leave them in evaluation.json."""
     workdir = as_path(WORKDIR.value)
     asked = Asked(CORPUS.value, SPLIT.value, STRIDE.value, MAX_TOKENS.value)
+    if ROBUSTNESS.value:
+        picture = as_path(PICTURE.value) if PICTURE.value else None
+        if picture:
+            check_picture(picture)
+        result = robustness_of_run(
+            workdir, STEP.value, asked, lambda line: print(line, file=stderr)
+        )
+        print(robustness_table(result["trials"]))
+        print(f"written to {workdir / 'robustness.json'}")
+        if picture:
+            draw_robustness(result["trials"], picture)
+            print(f"drawn in {picture}")
+        return
     print(report(evaluate_run(workdir, STEP.value, asked)))
     print(f"{'written to':16} {workdir / 'evaluation.json'}")
 

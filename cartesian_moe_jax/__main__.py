@@ -2,8 +2,10 @@
 
 import argparse
 import dataclasses
+import json
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -61,6 +63,33 @@ def train_tokenizer(arguments: argparse.Namespace) -> None:
         print(f"the corpus has too few pairs of tokens for {arguments.vocab_size:,}")
 
 
+def budget(arguments: argparse.Namespace) -> None:
+    """Print what a model costs, by part; with --all_methods, what each method costs."""
+    from cartesian_moe_jax.models.cost import model_cost, whole
+    from cartesian_moe_jax.models.cost_table import cost_table
+    from cartesian_moe_jax.models.methods import METHODS
+    from cartesian_moe_jax.paths import as_path, write_atomically
+
+    if arguments.all_methods:
+        presets = {name: _with_method(arguments.config_arguments, name) for name in METHODS}
+        costs = {name: whole(model_cost(_config(rest))) for name, rest in presets.items()}
+    else:
+        costs = model_cost(_config(arguments.config_arguments))
+        costs["all"] = whole(costs)
+    print(cost_table(costs))
+    if arguments.json:
+        values = {name: cost._asdict() for name, cost in costs.items()}
+        write_atomically(as_path(arguments.json), json.dumps(values, indent=1) + "\n")
+
+
+def _with_method(arguments: list[str], method: str) -> list[str]:
+    """Return the arguments with another METHOD in --config=FILE:SIZE,METHOD."""
+    changed = [re.sub(r"^(--config=.+:\w+),\w+$", rf"\1,{method}", a) for a in arguments]
+    if not any(re.search(r"^--config=.+:\w+,\w+$", a) for a in arguments):
+        raise UserError("--all_methods needs --config=FILE:SIZE,METHOD, as configs/paper.py takes")
+    return changed
+
+
 def generate(arguments: argparse.Namespace) -> None:
     """Print a prompt and what a trained model writes after it."""
     from cartesian_moe_jax.api import load
@@ -84,16 +113,20 @@ def convert(arguments: argparse.Namespace) -> None:
 
 def _data_config(arguments: argparse.Namespace) -> DataConfig:
     """Return config.data of the --config arguments, the defaults without them."""
+    data = _config(arguments.config_arguments).data
+    corpus = getattr(arguments, "corpus", None) or data.corpus
+    return dataclasses.replace(data, corpus=corpus, workers=arguments.workers or data.workers)
+
+
+def _config(arguments: list[str]) -> Config:
+    """Return the config of --config arguments, that of all defaults without them."""
     try:
         from configs import base, flags
     except ImportError:
         raise UserError("presets lie in configs/: run this in the project's folder") from None
-    rest = arguments.config_arguments
-    if not any(argument.split("=")[0] == "--config" for argument in rest):
-        rest = [f"--config={base.__file__}", *rest]
-    data = flags.config_of(rest).data
-    corpus = getattr(arguments, "corpus", None) or data.corpus
-    return dataclasses.replace(data, corpus=corpus, workers=arguments.workers or data.workers)
+    if not any(argument.split("=")[0] == "--config" for argument in arguments):
+        arguments = [f"--config={base.__file__}", *arguments]
+    return flags.config_of(arguments)
 
 
 def _data_cache(data: DataConfig) -> str:
@@ -107,7 +140,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m cartesian_moe_jax", description=__doc__)
     verbs = parser.add_subparsers(metavar="VERB", required=True)
 
-    def add(run: Verb, *, takes_config: bool = False) -> argparse.ArgumentParser:
+    def add(
+        run: Verb, *, takes_config: bool = False, works: bool = False
+    ) -> argparse.ArgumentParser:
         usage = f"%(prog)s [options]{' [--config=FILE --config.data.FIELD=VALUE ...]'}"
         verb = verbs.add_parser(
             run.__name__,
@@ -117,13 +152,16 @@ def _parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         verb.set_defaults(run=run, takes_config=takes_config)
-        if takes_config:
+        if works:
             verb.add_argument("--workers", type=int, default=0, help="processes; 0: one a core")
         return verb
 
     add(describe_config)
-    add(prepare, takes_config=True)
-    verb = add(train_tokenizer, takes_config=True)
+    add(prepare, takes_config=True, works=True)
+    verb = add(budget, takes_config=True)
+    verb.add_argument("--all_methods", action="store_true", help="in place of the preset's METHOD")
+    verb.add_argument("--json", help="a file to write the numbers to")
+    verb = add(train_tokenizer, takes_config=True, works=True)
     verb.add_argument("--corpus", help="in place of config.data.corpus")
     verb.add_argument("--vocab_size", type=int, required=True)
     verb.add_argument("--to", required=True, help="the tokenizer.json to write")

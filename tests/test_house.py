@@ -36,6 +36,7 @@ FLOORS = {
 IMPORTED_WHERE_USED = {
     "backports",
     "grain",
+    "matplotlib",
     "safetensors",
     "sentencepiece",
     "tensorboardX",

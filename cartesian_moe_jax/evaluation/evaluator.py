@@ -1,5 +1,6 @@
 """What evaluates a model on a mesh: perplexity on held-out text, and a text sample."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -20,6 +21,7 @@ from cartesian_moe_jax.evaluation.perplexity import (
 )
 from cartesian_moe_jax.models.build import abstract_model
 from cartesian_moe_jax.models.parameters import with_parameters
+from cartesian_moe_jax.moe.intervention import Intervention
 from cartesian_moe_jax.parallel.layouts import Layout
 from cartesian_moe_jax.parallel.mesh import batch_sharding
 
@@ -50,11 +52,20 @@ class Evaluator:
         wanted = self.config.evaluation.batch_size or training.batch_size // training.accumulate
         return -(-wanted // self.mesh.size) * self.mesh.size
 
-    def perplexity(self, parameters: Parameters, stride: int = 0) -> Evaluation:
+    def perplexity(
+        self,
+        parameters: Parameters,
+        stride: int = 0,
+        intervention: Intervention | None = None,
+    ) -> Evaluation:
         """Measure perplexity on each part of the validation data (its first ``max_tokens``).
 
-        ``stride``: see ``evaluation_batches``; 0: windows do not overlap.
+        ``stride``: see ``evaluation_batches``; 0: windows do not overlap. ``intervention`` is what
+        is done to the routing, stacked [moe_layers, sublayers].
         """
+        step = self._step
+        if intervention is not None:
+            step = functools.partial(self._step, intervention=intervention)
         measured = {}
         for part in self.validation:
             batches = evaluation_batches(
@@ -66,7 +77,7 @@ class Evaluator:
                 stride,
             )
             measured[part.name] = measure_perplexity(
-                self._step,
+                step,
                 parameters,
                 batches,
                 self.place,

@@ -1,6 +1,8 @@
 """Evaluation of a run from its directory."""
 
+import contextlib
 import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +15,8 @@ from cartesian_moe_jax.data.prepared import prepare_data, prepare_split
 from cartesian_moe_jax.data.tokenizers import Tokenizer, build_tokenizer
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.evaluation.evaluator import Evaluator
+from cartesian_moe_jax.evaluation.perplexity import Parameters
+from cartesian_moe_jax.evaluation.robustness import measure_robustness
 from cartesian_moe_jax.models.build import abstract_parameters, layout_named
 from cartesian_moe_jax.parallel.mesh import make_mesh
 from cartesian_moe_jax.paths import AnyPath
@@ -45,6 +49,42 @@ def evaluate_run(
 
     Raises UserError if there is no run, no such checkpoint, or the data cannot be had.
     """
+    with _opened(workdir, step, asked) as opened:
+        measured = opened.evaluator.perplexity(opened.parameters, asked.stride)
+    return _written(opened, "evaluation.json", opened.facts | measured.as_dict())
+
+
+def robustness_of_run(
+    workdir: AnyPath,
+    step: int | None = None,
+    asked: Asked = VALIDATION,
+    note: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Measure a checkpoint's perplexity while routing goes wrong; also written to robustness.json.
+
+    Raises UserError as ``evaluate_run`` does, and for a model without routed experts.
+    """
+    with _opened(workdir, step, asked) as opened:
+        evaluator, parameters = opened.evaluator, opened.parameters
+        records = measure_robustness(
+            evaluator.config,
+            lambda intervention: evaluator.perplexity(parameters, asked.stride, intervention),
+            note,
+        )
+    return _written(opened, "robustness.json", opened.facts | {"trials": records})
+
+
+class _Opened(NamedTuple):
+    run: RunDirectory
+    evaluator: Evaluator
+    parameters: Parameters
+    facts: dict[str, Any]
+    """What is evaluated."""
+
+
+@contextlib.contextmanager
+def _opened(workdir: AnyPath, step: int | None, asked: Asked) -> Iterator[_Opened]:
+    """Yield what evaluates a checkpoint, its mesh being set."""
     run = RunDirectory.of_existing(workdir)
     tokenizer = build_tokenizer(run.read_json("tokenizer.json"))
     config, mesh = _fit_devices(_with_max_tokens(run.config(), asked.max_tokens))
@@ -55,16 +95,14 @@ def evaluate_run(
         evaluator = Evaluator(config, parts, tokenizer, mesh, layout)
         wanted = abstract_parameters(evaluator.skeleton, layout, mesh)
         items, _ = checkpoints.restore(step, {"parameters": wanted})
-        measured = evaluator.perplexity(items["parameters"], asked.stride)
-    result = {
-        "step": step,
-        "corpus": corpus,
-        "split": split,
-        "stride": asked.stride or config.data.seq_len,
-        **measured.as_dict(),
-    }
+        stride = asked.stride or config.data.seq_len
+        facts = {"step": step, "corpus": corpus, "split": split, "stride": stride}
+        yield _Opened(run, evaluator, items["parameters"], facts)
+
+
+def _written(opened: _Opened, name: str, result: dict[str, Any]) -> dict[str, Any]:
     if jax.process_index() == 0:
-        run.write_json("evaluation.json", result)
+        opened.run.write_json(name, result)
     return result
 
 

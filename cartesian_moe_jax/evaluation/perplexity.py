@@ -14,6 +14,7 @@ from cartesian_moe_jax.data.packed import PackedTokens
 from cartesian_moe_jax.models.cross_entropy import token_losses
 from cartesian_moe_jax.models.language_model import LanguageModel
 from cartesian_moe_jax.models.parameters import with_parameters
+from cartesian_moe_jax.moe.intervention import Intervention
 
 Parameters = dict[str, Float[Array, "..."]]
 Batches = Iterable[tuple[Int[np.ndarray, "batch seq_plus_1"], Bool[np.ndarray, "batch seq"]]]
@@ -107,15 +108,19 @@ class Evaluation(NamedTuple):
 def make_evaluation_step(
     skeleton: LanguageModel, config: ModelConfig
 ) -> Callable[..., Float[Array, ""]]:
-    """Return f(parameters, tokens, mask) -> total nats of the masked-in targets. Dropless."""
+    """Return f(parameters, tokens, mask, intervention=None) -> total nats of the masked-in targets.
+
+    Dropless. ``intervention`` is stacked [moe_layers, sublayers], see moe/intervention.py.
+    """
 
     def step(
         parameters: Parameters,
         tokens: Int[Array, "batch seq_plus_1"],
         mask: Bool[Array, "batch seq"],
+        intervention: Intervention | None = None,
     ) -> Float[Array, ""]:
         model = with_parameters(skeleton, parameters)
-        hidden, _ = model.hidden(tokens[:, :-1])
+        hidden, _ = model.hidden(tokens[:, :-1], intervention)
         losses = token_losses(hidden, model.head[...], tokens[:, 1:], config.loss_chunk)
         return jnp.sum(jnp.where(mask, losses, 0.0))
 

@@ -43,14 +43,22 @@ def forward_flops_per_token(
     seq_len: int,
     experts_per_token: int | float | None = None,
 ) -> float:
-    """Count matmul FLOPs of one token's forward pass (a multiply-add is 2).
+    """Count matmul FLOPs of one token's forward pass (a multiply-add is 2)."""
+    matrices = matrix_flops_per_token(parameters, config, experts_per_token)
+    return matrices + attention_flops_per_token(config, seq_len)
 
-    Two per active matrix element (the embedding is a look-up, gains and biases are elementwise),
-    and causal attention: the mean position reads (seq_len + 1) / 2 others, scores and values.
-    """
+
+def matrix_flops_per_token(
+    parameters: Mapping[str, Any], config: ModelConfig, experts_per_token: int | float | None = None
+) -> int:
+    """Count two per active matrix element: embeddings are looked up, gains are elementwise."""
     matrices = {n: value for n, value in parameters.items() if not NOT_MULTIPLIED.search(n)}
-    attention = 4 * config.d_model * (seq_len + 1) / 2 * config.num_layers
-    return 2 * active_parameters(matrices, config, experts_per_token) + attention
+    return 2 * active_parameters(matrices, config, experts_per_token)
+
+
+def attention_flops_per_token(config: ModelConfig, seq_len: int) -> float:
+    """Count scores and values: the mean position reads (seq_len + 1) / 2 others."""
+    return 4 * config.d_model * (seq_len + 1) / 2 * config.num_layers
 
 
 def training_flops_per_token(

@@ -12,6 +12,7 @@ from cartesian_moe_jax.models.depth import layer_kinds, segments
 from cartesian_moe_jax.models.feed_forwards import moe_layers
 from cartesian_moe_jax.models.segment import Segment
 from cartesian_moe_jax.moe.dispatch import EXCHANGES, Exchange
+from cartesian_moe_jax.moe.intervention import Intervention
 from cartesian_moe_jax.moe.routers import router_named
 from cartesian_moe_jax.moe.routers.hash import initial_table
 from cartesian_moe_jax.moe.routing import RouterContext, RoutingStats
@@ -50,18 +51,22 @@ class LanguageModel(nnx.Module):
         self.dtype = compute_dtype(config.compute_dtype)
 
     def hidden(
-        self, token_ids: Int[Array, "batch seq"]
+        self, token_ids: Int[Array, "batch seq"], intervention: Intervention | None = None
     ) -> tuple[Float[Array, "batch seq d_model"], RoutingStats | None]:
         """Return the normed last hidden state, and statistics [moe_layers, sublayers, ...].
 
-        A model without MoE layers returns None for the statistics.
+        A model without MoE layers returns None for the statistics. ``intervention`` is stacked
+        [moe_layers, sublayers].
         """
         h = self.embedding[...].astype(self.dtype)[token_ids]
         table = None if self.table is None else self.table[...]
         context = RouterContext(token_ids.reshape(-1), table)
-        all_stats = []
+        all_stats, first = [], 0
         for segment in self.segments:
-            h, stats = segment(h, context)
+            layers = slice(first, first + segment.repeats * sum(segment.routed))
+            own = jax.tree.map(lambda leaf, s=layers: leaf[s], intervention)
+            h, stats = segment(h, context._replace(intervention=own))
+            first = layers.stop
             all_stats += [] if stats is None else [stats]
         joined = jax.tree.map(lambda *s: jnp.concatenate(s), *all_stats) if all_stats else None
         return self.norm(h), joined

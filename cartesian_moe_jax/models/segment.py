@@ -1,6 +1,7 @@
 """A stack of equal patterns of layers, scanned so that compile time hardly grows with depth."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from jaxtyping import Array, Float
 from cartesian_moe_jax.config import ModelConfig
 from cartesian_moe_jax.models.block import Block
 from cartesian_moe_jax.models.depth import SegmentShape
+from cartesian_moe_jax.models.feed_forwards import FEED_FORWARDS
 from cartesian_moe_jax.moe.dispatch import Exchange
 from cartesian_moe_jax.moe.routing import RouterContext, RoutingStats
 
@@ -34,22 +36,34 @@ class Segment(nnx.Module):
             return jax.vmap(lambda k: Block(kind, config, exchange, rngs=nnx.Rngs(params=k)))(keys)
 
         self.blocks = nnx.List([stacked(kind) for kind in shape.pattern])
-        self.remat = config.remat
+        self.remat, self.repeats = config.remat, shape.repeats
+        self.routed = tuple(FEED_FORWARDS[kind].routed for kind in shape.pattern)
 
     def __call__(
         self, h: Float[Array, "batch seq d_model"], context: RouterContext
     ) -> tuple[Float[Array, "batch seq d_model"], RoutingStats | None]:
         """Run the layers in order; statistics come stacked [moe_layers, sublayers, ...].
 
-        All layers read the same context: it is no part of the stack.
+        All layers read the same context, which is no part of the stack, but for interventions:
+        those come stacked [moe_layers, sublayers, ...].
         """
+        shape = (self.repeats, sum(self.routed))
+        stacked = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), context.intervention)
+        same = context._replace(intervention=None)
 
-        def repetition(h: Float[Array, "batch seq d_model"], blocks: list[Block]):
-            all_stats = []
-            for block in blocks:
-                h, stats = block(h, context)
+        def repetition(h: Float[Array, "batch seq d_model"], blocks_and_interventions: Any):
+            blocks, interventions = blocks_and_interventions
+            all_stats: list[RoutingStats] = []
+            for block, routed in zip(blocks, self.routed, strict=True):
+                # The routed layers so far are as many as have reported.
+                own = _at(interventions, len(all_stats)) if routed else None
+                h, stats = block(h, same._replace(intervention=own))
                 all_stats += [] if stats is None else [stats]
             return h, jax.tree.map(lambda *s: jnp.stack(s), *all_stats) if all_stats else None
 
-        h, stats = jax.lax.scan(REMAT[self.remat](repetition), h, list(self.blocks))
+        h, stats = jax.lax.scan(REMAT[self.remat](repetition), h, (list(self.blocks), stacked))
         return h, jax.tree.map(lambda s: s.reshape(-1, *s.shape[2:]), stats)
+
+
+def _at(stacked: Any, index: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[index], stacked)

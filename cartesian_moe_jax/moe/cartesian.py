@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from cartesian_moe_jax.layers.rms_norm import RMSNorm
 from cartesian_moe_jax.moe.dispatch import EXCHANGES, Exchange
-from cartesian_moe_jax.moe.routing import NO_CONTEXT, RouterContext, RoutingStats
+from cartesian_moe_jax.moe.routing import NO_CONTEXT, RouterContext, RoutingStats, per_sublayer
 from cartesian_moe_jax.moe.shape import SubLayerShape
 from cartesian_moe_jax.moe.sublayer import MoESubLayer
 
@@ -46,7 +46,8 @@ class CartesianProductLayer(nnx.Module):
     ) -> tuple[Float[Array, "tokens d_model"], RoutingStats]:
         """Return the residual stream behind the layer, and statistics stacked [sublayers, ...]."""
         all_stats = []
-        for sublayer, norm in zip(self.sublayers, self.norms, strict=True):
+        contexts = per_sublayer(context, len(self.sublayers))
+        for sublayer, norm, context in zip(self.sublayers, self.norms, contexts, strict=True):
             update, stats = sublayer(norm(h), context)
             h = h + update
             all_stats.append(stats)

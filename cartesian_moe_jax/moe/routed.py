@@ -10,6 +10,7 @@ from cartesian_moe_jax.kernels import FeedForwardWeights
 from cartesian_moe_jax.moe.balance import count_choices
 from cartesian_moe_jax.moe.dispatch import Exchange
 from cartesian_moe_jax.moe.experts import FeedForwardExperts
+from cartesian_moe_jax.moe.intervention import swapped
 from cartesian_moe_jax.moe.routing import Routing, Scores
 from cartesian_moe_jax.parallel.mesh import AXES, BATCH, current_mesh
 
@@ -33,6 +34,8 @@ def run_routed_experts(
         x: Float[Array, "local_tokens d_model"], scores: Scores, weights: FeedForwardWeights
     ) -> tuple[Float[Array, "local_tokens d_model"], Float[Array, "experts"]]:
         routing = choose(scores)
+        if scores.swap is not None:
+            routing = swapped(routing, scores.swap)
         rows, group_sizes, plan = exchange.dispatch(x, routing, experts.num_experts)
         rows = experts.run(rows, group_sizes, weights)
         load = count_choices(routing.expert_ids, experts.num_experts) / total_tokens

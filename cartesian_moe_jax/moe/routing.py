@@ -1,9 +1,10 @@
 """What a router says: to the dispatcher (Routing), to losses and telemetry (RoutingStats)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 
 class RouterContext(NamedTuple):
@@ -12,10 +13,26 @@ class RouterContext(NamedTuple):
     token_ids: Int[Array, "tokens"] | None = None
     table: Float[Array, "vocab experts"] | None = None
     """Logits by token id, where one table serves all sub-layers (hash)."""
+    intervention: Any = None
+    """What is done to the routing on purpose (moe/intervention.py); None: nothing."""
 
 
 NO_CONTEXT = RouterContext()
 """For layers used on their own."""
+
+
+def per_sublayer(context: RouterContext, count: int) -> list[RouterContext]:
+    """Return the context of each sub-layer: the same, but for its own intervention."""
+    stacked = context.intervention
+    own = [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(count)]
+    return [context._replace(intervention=intervention) for intervention in own]
+
+
+class Swap(NamedTuple):
+    """Tokens that are routed at random on purpose: to the experts that come first in ``order``."""
+
+    is_swapped: Bool[Array, "tokens"]
+    order: Float[Array, "tokens experts"]
 
 
 class Scores(NamedTuple):
@@ -23,6 +40,7 @@ class Scores(NamedTuple):
 
     logits: Float[Array, "tokens experts"]
     probabilities: Float[Array, "tokens experts"]
+    swap: Swap | None = None
 
 
 class Routing(NamedTuple):

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 from cartesian_moe_jax.moe.balance import routing_stats
 from cartesian_moe_jax.moe.dispatch import EXCHANGES, Exchange
 from cartesian_moe_jax.moe.experts import FeedForwardExperts
+from cartesian_moe_jax.moe.intervention import intervene
 from cartesian_moe_jax.moe.routed import run_routed_experts
 from cartesian_moe_jax.moe.routers import router_named
 from cartesian_moe_jax.moe.routing import RouterContext, RoutingStats
@@ -33,6 +34,8 @@ class MoESubLayer(nnx.Module):
     ) -> tuple[Float[Array, "tokens d_model"], RoutingStats]:
         """Return the update that the residual stream receives, and the routing statistics."""
         scores = self.router.scores(x, context)
+        if context.intervention is not None:
+            scores = intervene(scores, context.intervention)
         update, load = run_routed_experts(
             x, scores, self.router.choose, self.experts, self.exchange
         )

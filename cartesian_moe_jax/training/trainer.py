@@ -53,12 +53,11 @@ class Trainer:
         """
         abstract = {name: getattr(self.abstract, name) for name in ARRAYS}
         items, progress = checkpoints.restore(step, abstract)
-        require_same_tokenizer(
-            progress["tokenizer"],
-            f"the checkpoint of step {step}",
-            self.data.tokenizer.identity(),
-            "config.data.tokenizer",
-        )
+        mine = self.data.tokenizer.identity()
+        where = f"the checkpoint of step {step}"
+        # Checkpoints of earlier versions do not say; their data hash differs anyway.
+        theirs = progress.get("tokenizer", mine)
+        require_same_tokenizer(theirs, where, mine, "config.data.tokenizer")
         if progress["data_hash"] != self.data.content_hash:
             raise UserError(
                 f"config.data.corpus={self.config.data.corpus!r} has changed since step {step}: "
