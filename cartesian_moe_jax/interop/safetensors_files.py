@@ -100,6 +100,7 @@ def _write_file(file: Path, tensors: Mapping[str, np.ndarray], dtype: np.dtype) 
     arrays = {name: np.ascontiguousarray(tensor, dtype) for name, tensor in tensors.items()}
     try:
         save_file(arrays, file, metadata={"format": "pt"})
+        file.chmod(0o644)  # the library lets its owner alone read it
     except (refused, OSError) as error:
         raise UserError(f"{file} cannot be written: {one_line(error)}") from error
 
