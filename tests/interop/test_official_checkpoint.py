@@ -178,8 +178,11 @@ def test_tensors_that_do_not_fit_are_listed_in_one_line(tmp_path):
 def test_buffers_that_older_versions_save_are_left_alone(tmp_path):
     tensors = official_files.golden_tensors("hash_from1")
     config = official_files.official.meta(official_files.golden("hash_from1"))["cfg"]
+    plain = read_model(official_files.folder_of(tmp_path / "plain", tensors, config), MESH)
     tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(4, np.float32)
-    read_model(official_files.folder_of(tmp_path / "in", tensors, config), MESH)
+    read = read_model(official_files.folder_of(tmp_path / "in", tensors, config), MESH)
+    assert read[0] == plain[0]
+    assert_equal(read[1], plain[1])
 
 
 def broken_index(text):
