@@ -28,6 +28,7 @@ FLOORS = {
     "interop": 6,
     "training": 7,
     "api": 8,
+    "study": 8,
     "__init__": 9,
     "__main__": 9,
 }

@@ -1,0 +1,1 @@
+"""Comparing the methods: matched, tuned, trained on the same data, and reported."""
