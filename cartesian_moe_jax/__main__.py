@@ -111,6 +111,21 @@ def convert(arguments: argparse.Namespace) -> None:
     print(*lines, sep="\n")
 
 
+def study(arguments: argparse.Namespace) -> None:
+    """Tune, train and compare the methods of a preset, and write one report."""
+    from cartesian_moe_jax.paths import as_path
+    from cartesian_moe_jax.study.command import run_study
+
+    if not arguments.config_arguments:
+        raise UserError("study needs a preset: --config=configs/study.py:smoke, or :cpu, or :gpu")
+    config = _config(arguments.config_arguments)
+    given = {name: getattr(arguments, name) for name in ("methods", "seeds")}
+    changed = {name: value for name, value in given.items() if value is not None}
+    config = dataclasses.replace(config, study=dataclasses.replace(config.study, **changed))
+    merged = [as_path(folder) for folder in arguments.merge.split(",") if folder]
+    run_study(config, as_path(arguments.workdir), merged, report_only=arguments.report_only)
+
+
 def _data_config(arguments: argparse.Namespace) -> DataConfig:
     """Return config.data of the --config arguments, the defaults without them."""
     data = _config(arguments.config_arguments).data
@@ -173,6 +188,12 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--max_new_tokens", type=int, default=200)
     verb.add_argument("--temperature", type=float, default=0.8)
     verb.add_argument("--seed", type=int, default=0)
+    verb = add(study, takes_config=True)
+    verb.add_argument("--workdir", default="runs/study", help="records, runs and the report")
+    verb.add_argument("--methods", help="in place of config.study.methods")
+    verb.add_argument("--seeds", help="in place of config.study.seeds")
+    verb.add_argument("--merge", default="", help="other --workdirs whose records are taken in")
+    verb.add_argument("--report_only", action="store_true", help="train nothing")
     verb = add(convert)
     verb.add_argument("--from", dest="source", required=True, help="a run, or an official one")
     verb.add_argument("--to", required=True, help="a folder that is not there yet")

@@ -218,6 +218,9 @@ class EvaluationConfig:
     )
     prompt: str = setting("def ", "Start of the text sample.", resumable=True)
     sample_tokens: int = setting(160, "Length of the text sample.", at_least(0), resumable=True)
+    baseline: bool = setting(
+        True, "Also fit a 3-gram model to the text at the end of a run.", resumable=True
+    )
     temperature: float = setting(
         0.8, "Of the text sample; 0: most likely.", at_least(0), resumable=True
     )
@@ -238,6 +241,48 @@ class ParallelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class StudyConfig:
+    """What the verb ``study`` compares; a single run does not read it."""
+
+    methods: str = setting(
+        "smoe_share,fine_grained,cartesian",
+        "Of models/methods.py, joined by commas; METHOD+FIELD=VALUE changes a field of one, as in "
+        "cartesian+model.moe.sublayers=3.",
+        resumable=True,
+    )
+    seeds: str = setting("0", "Of initial weights and data order: 0,1,2.", resumable=True)
+    reference: str = setting(
+        "smoe_share", "The method that gaps are measured from.", resumable=True
+    )
+    learning_rates: str = setting(
+        "2e-3,4e-3", "Peaks tried for each method, in rising order.", resumable=True
+    )
+    extensions: int = setting(
+        2,
+        "How often one more is tried, at the same ratio, while the best lies at an end.",
+        at_least(0),
+        resumable=True,
+    )
+    expert_rates: str = setting(
+        "1",
+        "Then optimizer.expert_rate tried at the best of them; of methods with experts.",
+        resumable=True,
+    )
+    tuning_steps: int = setting(
+        0, "Steps of a run that only tunes; 0: those of training.", at_least(0), resumable=True
+    )
+    tuning_seed: int = setting(
+        1000,
+        "Of all runs that tune: none of those compared.",
+        between(0, 2**32 - 1),
+        resumable=True,
+    )
+    robustness_tokens: int = setting(
+        32_768, "Predicted in each trial of robustness; 0: all.", at_least(0), resumable=True
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """One experiment."""
 
@@ -247,6 +292,7 @@ class Config:
     training: TrainingConfig = section(TrainingConfig, "The run.")
     evaluation: EvaluationConfig = section(EvaluationConfig, "Validation and sample.")
     parallel: ParallelConfig = section(ParallelConfig, "Mesh and layout.")
+    study: StudyConfig = section(StudyConfig, "What a study compares.")
 
 
 def read(values: Mapping[str, Any]) -> Config:

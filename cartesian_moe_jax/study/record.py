@@ -5,10 +5,11 @@ Runs made apart, on other machines too, come together by putting their records i
 
 import dataclasses
 import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cartesian_moe_jax.errors import UserError
-from cartesian_moe_jax.paths import AnyPath, entries, reported, write_atomically
+from cartesian_moe_jax.paths import AnyPath, entries, is_remote, reported, write_atomically
 
 FORMAT = 1
 TUNING, COMPARISON = "tuning", "comparison"
@@ -59,6 +60,9 @@ class Record:
 
 def write_record(folder: AnyPath, record: Record) -> None:
     """Write ``NAME.json`` whole or not at all, in place of an earlier one."""
+    if not is_remote(folder):
+        with reported("made", folder):
+            folder.mkdir(parents=True, exist_ok=True)
     values = {"format": FORMAT, **dataclasses.asdict(record)}
     write_atomically(folder / f"{record.name}.json", json.dumps(values, indent=1) + "\n")
 
@@ -67,6 +71,18 @@ def read_records(folder: AnyPath) -> list[Record]:
     """Read all records of a folder, by name; raises UserError for a file that is none."""
     files = [file for file in entries(folder) if file.suffix == ".json"]
     return [_read(file) for file in sorted(files, key=lambda file: file.name)]
+
+
+def require_setting(records: Iterable[Record], setting: Mapping[str, Any], where: str) -> None:
+    """Raise UserError, naming a field and its two values, if a record has another setting."""
+    for record in records:
+        for field in sorted(setting.keys() | record.setting.keys()):
+            theirs, ours = record.setting.get(field), setting.get(field)
+            if theirs != ours:
+                raise UserError(
+                    f"{where}: {record.name} was run with {field}={theirs}, this study has "
+                    f"{field}={ours}: they cannot be compared (choose another --workdir)"
+                )
 
 
 def _read(file: AnyPath) -> Record:

@@ -35,7 +35,7 @@ def make_result(
             parameters, config.model, config.data.seq_len
         ),
         "validation": trainer.evaluator.perplexity(parameters).as_dict(),
-        "baseline": _baseline(trainer.data),
+        "baseline": _baseline(trainer.data) if config.evaluation.baseline else None,
         "sample": trainer.evaluator.sample(parameters),
         "data": _data(trainer.data),
         "machine": _machine(trainer),

@@ -1,0 +1,139 @@
+"""The runs of a study, and the config of each."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from cartesian_moe_jax.config import Config, StudyConfig
+from cartesian_moe_jax.data.prepared import PreparedData
+from cartesian_moe_jax.errors import UserError
+from cartesian_moe_jax.models.budget import forward_flops_per_token
+from cartesian_moe_jax.models.build import abstract_model
+from cartesian_moe_jax.models.feed_forwards import moe_layers
+from cartesian_moe_jax.models.matching import Budget, budget_of, count
+from cartesian_moe_jax.models.parameters import named_parameters
+from cartesian_moe_jax.parallel.layouts import LAYOUTS
+from cartesian_moe_jax.study.record import COMPARISON, TUNING, Record
+from cartesian_moe_jax.study.tuning import Rates
+from cartesian_moe_jax.study.variants import Variant, variant_config
+
+APART = ("data.corpus", "data.validation_corpus", "data.tokenizer", "training.seed")
+"""Fields that may differ between records: where the data lies (its hash says what it is)."""
+
+
+class Run(NamedTuple):
+    """One training run of a study."""
+
+    purpose: str
+    variant: Variant
+    seed: int
+    rates: Rates
+
+    def describe(self) -> str:
+        """Say in words what is trained."""
+        rate = f"learning rate {self.rates.learning_rate:g}"
+        if self.rates.expert_rate != 1:
+            rate += f" ({self.rates.expert_rate:g} times that for experts)"
+        return f"{self.purpose}: {self.variant.name}, seed {self.seed}, {rate}"
+
+    def record(self, config: Config, setting: dict[str, Any], **measured: Any) -> Record:
+        """Return the record of this run, whose config is given."""
+        rates = self.rates._asdict()
+        model = model_facts(config)
+        return Record(self.purpose, self.variant.name, self.seed, rates, setting, model, **measured)
+
+
+def tuning_run(study: StudyConfig, variant: Variant, rates: Rates) -> Run:
+    """Return a run that only tunes."""
+    return Run(TUNING, variant, study.tuning_seed, rates)
+
+
+def comparison_run(variant: Variant, seed: int, rates: Rates) -> Run:
+    """Return a run that is compared."""
+    return Run(COMPARISON, variant, seed, rates)
+
+
+def run_config(config: Config, run: Run) -> Config:
+    """Return what a run trains; ``config`` is the study's, with the vocabulary's size.
+
+    Runs that tune are as long as ``study.tuning_steps`` says, their warm-up a like share of it.
+    Raises UserError for a variant that cannot be.
+    """
+    c = variant_config(config, run.variant)
+    steps = c.training.steps
+    if run.purpose == TUNING:
+        steps = config.study.tuning_steps or steps
+    optimizer = dataclasses.replace(
+        c.optimizer,
+        learning_rate=run.rates.learning_rate,
+        expert_rate=run.rates.expert_rate * c.optimizer.expert_rate,
+        warmup_steps=round(c.optimizer.warmup_steps * steps / c.training.steps),
+    )
+    return dataclasses.replace(
+        c,
+        optimizer=optimizer,
+        training=dataclasses.replace(c.training, seed=run.seed, steps=steps, keep_checkpoints=1),
+        evaluation=dataclasses.replace(c.evaluation, baseline=False, sample_tokens=0),
+        study=StudyConfig(),
+    )
+
+
+def setting_of(config: Config, data: PreparedData) -> dict[str, Any]:
+    """Return what runs must have in common to be compared, as field -> value.
+
+    ``config`` is the study's, with the vocabulary's size.
+    """
+    budget = budget_of(config.model)
+    fields = {k: v for k, v in _flat(config).items() if k not in APART}
+    return fields | {
+        "total_parameters": budget.total,
+        "active_parameters": budget.active,
+        "validation_tokens": config.evaluation.max_tokens,
+        "robustness_tokens": config.study.robustness_tokens,
+        "tuning_steps": config.study.tuning_steps or config.training.steps,
+        "data_hash": data.content_hash,
+        "tokenizer": data.tokenizer.identity(),
+        "train_tokens": sum(len(part.tokens) for part in data.train),
+    }
+
+
+def _flat(section: Any, path: str = "") -> dict[str, Any]:
+    """Flatten the fields with which a run cannot be continued otherwise."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            found |= _flat(value, f"{path}{field.name}.")
+        elif not field.metadata["resumable"]:
+            found[f"{path}{field.name}"] = value
+    return found
+
+
+def model_facts(config: Config) -> dict[str, Any]:
+    """Return a variant's shape and counts, as ``Record.model`` holds them."""
+    model = config.model
+    parameters = named_parameters(abstract_model(model, LAYOUTS["data"]))
+    counts: Budget = count(model)
+    return {
+        "d_ff": model.d_ff,
+        "d_expert": model.moe.d_expert,
+        "num_experts": model.moe.num_experts,
+        "sublayers": model.moe.sublayers,
+        "top_k": model.moe.top_k,
+        "router": model.moe.router,
+        "total_parameters": counts.total,
+        "active_parameters": counts.active,
+        "forward_flops": forward_flops_per_token(parameters, model, config.data.seq_len),
+        "has_experts": bool(moe_layers(model)),
+    }
+
+
+def seeds_of(study: StudyConfig) -> list[int]:
+    """Read the seeds; raises UserError for what is no list of different whole numbers."""
+    parts = [part.strip() for part in study.seeds.split(",")]
+    seeds = [int(part) for part in parts if part.isdecimal() and int(part) < 2**32]
+    if len(set(seeds)) < len(parts) or study.tuning_seed in seeds:
+        raise UserError(
+            f"config.study.seeds={study.seeds!r} is not allowed: different whole numbers joined "
+            f"by commas, none of them config.study.tuning_seed={study.tuning_seed}"
+        )
+    return seeds

@@ -1,0 +1,100 @@
+"""Which learning rates are tried for a method, and which is taken."""
+
+import itertools
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from cartesian_moe_jax.config import StudyConfig
+from cartesian_moe_jax.errors import UserError
+
+
+class Rates(NamedTuple):
+    """What is tuned, as fields of ``config.optimizer``."""
+
+    learning_rate: float
+    expert_rate: float = 1.0
+
+
+class Grid(NamedTuple):
+    """What is tried: learning rates first, then multipliers for experts at the best of them."""
+
+    learning_rates: tuple[float, ...]
+    expert_rates: tuple[float, ...]
+    extensions: int
+
+    @property
+    def size(self) -> int:
+        """Trials without extensions; 0 where there is nothing to choose."""
+        trials = len(self.learning_rates) + len(set(self.expert_rates) - {1.0})
+        return trials if trials > 1 else 0
+
+
+Losses = Mapping[Rates, float]
+"""Validation loss of the trials so far; infinite where one failed."""
+
+
+def grid_of(study: StudyConfig, *, has_experts: bool) -> Grid:
+    """Read the grid of a study; raises UserError for what is no rising list of positive numbers."""
+    learning = numbers(study.learning_rates, "config.study.learning_rates")
+    expert = numbers(study.expert_rates, "config.study.expert_rates")
+    return Grid(learning, expert if has_experts else (1.0,), study.extensions)
+
+
+def next_trial(grid: Grid, losses: Losses) -> Rates | None:
+    """Return the rates to try next, or None when enough has been tried.
+
+    With one learning rate and no multiplier there is nothing to choose, and nothing is tried.
+    """
+    if not grid.size:
+        return None
+    wanted = [Rates(rate) for rate in grid.learning_rates]
+    missing = [rates for rates in wanted if rates not in losses]
+    return missing[0] if missing else _extension(grid, losses) or _multiplier(grid, losses)
+
+
+def best(grid: Grid, losses: Losses) -> Rates:
+    """Return the rates of the lowest loss; raises UserError if all trials failed."""
+    if not losses:
+        return Rates(grid.learning_rates[0])
+    found = min(losses, key=lambda rates: (losses[rates], rates))
+    if math.isinf(losses[found]):
+        raise UserError("every learning rate that was tried failed")
+    return found
+
+
+def _line(losses: Losses) -> list[Rates]:
+    return sorted(rates for rates in losses if rates.expert_rate == 1)
+
+
+def _extension(grid: Grid, losses: Losses) -> Rates | None:
+    """Return the next learning rate beyond the end at which the best lies."""
+    line = _line(losses)
+    if len(line) < 2 or len(line) >= len(grid.learning_rates) + grid.extensions:
+        return None
+    top = min(line, key=lambda rates: losses[rates])
+    if top not in (line[0], line[-1]) or math.isinf(losses[top]):
+        return None
+    neighbour = line[1] if top == line[0] else line[-2]
+    beyond = top.learning_rate**2 / neighbour.learning_rate
+    return Rates(float(f"{beyond:.4g}"))
+
+
+def _multiplier(grid: Grid, losses: Losses) -> Rates | None:
+    top = min(_line(losses), key=lambda rates: losses[rates])
+    wanted = [top._replace(expert_rate=rate) for rate in grid.expert_rates]
+    return next((rates for rates in wanted if rates not in losses), None)
+
+
+def numbers(text: str, field: str) -> tuple[float, ...]:
+    """Read positive numbers in rising order, joined by commas; raises UserError for others."""
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    rising = all(a < b for a, b in itertools.pairwise(found))
+    if not found or not rising or found[0] <= 0 or math.isinf(found[-1]):
+        raise UserError(
+            f"{field}={text!r} is not allowed: rising positive numbers joined by commas"
+        )
+    return found

@@ -1,0 +1,85 @@
+"""What is compared: a method of the paper, or one with some fields changed, at matched budget."""
+
+import dataclasses
+import typing
+from typing import Any, NamedTuple
+
+from cartesian_moe_jax import config as schema
+from cartesian_moe_jax.config import Config
+from cartesian_moe_jax.errors import UserError, lookup, nearest
+from cartesian_moe_jax.models.matching import budget_of, plain_layer, with_matching_width
+from cartesian_moe_jax.models.methods import METHODS, with_method
+
+WIDTHS = ("model.d_ff", "model.moe.d_expert")
+BOOLEANS = {"true": True, "false": False}
+
+
+class Variant(NamedTuple):
+    """A method, and fields of the config changed in it."""
+
+    name: str
+    """As it was written: METHOD+FIELD=VALUE+..."""
+    method: str
+    changes: tuple[tuple[str, str], ...]
+
+
+def parse_variants(text: str) -> list[Variant]:
+    """Read ``smoe_share,cartesian+model.moe.sublayers=3``; raises UserError for what is wrong."""
+    variants = [_variant(name.strip()) for name in text.split(",") if name.strip()]
+    if not variants:
+        raise UserError("config.study.methods is empty: name at least one method")
+    names = [variant.name for variant in variants]
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise UserError(f"config.study.methods names {', '.join(sorted(repeated))} twice")
+    return variants
+
+
+def _variant(name: str) -> Variant:
+    method, *changes = name.split("+")
+    lookup(METHODS, method, "config.study.methods")
+    pairs = [tuple(change.split("=", 1)) for change in changes]
+    for pair in pairs:
+        if len(pair) != 2 or "/" in name:
+            raise UserError(f"config.study.methods={name!r}: METHOD+FIELD=VALUE+... wanted")
+    return Variant(name, method, tuple(pairs))
+
+
+def variant_config(config: Config, variant: Variant) -> Config:
+    """Return the config of a variant, of the width that meets the budget of the config's model.
+
+    ``config.model`` describes the plain layer: d_ff, moe.num_experts, moe.top_k. A variant that
+    sets a width itself keeps it. Raises UserError for an unknown field or a value not allowed.
+    """
+    plain = plain_layer(config.model)
+    budget = budget_of(config.model)
+    model = dataclasses.replace(with_method(config.model, variant.method, plain), d_ff=plain.d_ff)
+    changed = dataclasses.replace(config, model=model)
+    for field, value in variant.changes:
+        changed = _with_field(changed, field, value)
+    if not any(field in WIDTHS for field, _ in variant.changes):
+        model = with_matching_width(changed.model, budget)
+        changed = dataclasses.replace(changed, model=model)
+    return changed
+
+
+def _with_field(config: Config, path: str, text: str) -> Config:
+    values = dataclasses.asdict(config)
+    *sections, name = path.split(".")
+    section: Any = values
+    kind: Any = Config
+    for part in sections:
+        kind = typing.get_type_hints(kind).get(part)
+        if not dataclasses.is_dataclass(kind):
+            raise UserError(f"config.{path} is not a field")
+        section = section[part]
+    if name not in section or isinstance(section[name], dict):
+        raise UserError(f"config.{path} is not a field{nearest(name, section)}")
+    section[name] = _typed(typing.get_type_hints(kind)[name], text, path)
+    return schema.read(values)
+
+
+def _typed(kind: type, text: str, path: str) -> Any:
+    try:
+        return BOOLEANS[text.lower()] if kind is bool else kind(text)
+    except (ValueError, KeyError):
+        raise UserError(f"config.{path}={text!r} is not allowed: {kind.__name__} wanted") from None
