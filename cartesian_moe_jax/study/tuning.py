@@ -93,7 +93,7 @@ def numbers(text: str, field: str) -> tuple[float, ...]:
     except ValueError:
         found = ()
     rising = all(a < b for a, b in itertools.pairwise(found))
-    if not found or not rising or found[0] <= 0 or math.isinf(found[-1]):
+    if not found or not rising or not all(0 < number < math.inf for number in found):
         raise UserError(
             f"{field}={text!r} is not allowed: rising positive numbers joined by commas"
         )
