@@ -94,7 +94,7 @@ def generate(arguments: argparse.Namespace) -> None:
     """Print a prompt and what a trained model writes after it."""
     from cartesian_moe_jax.api import load
 
-    lm = load(arguments.workdir, arguments.step)
+    lm = load(arguments.workdir, arguments.step, arguments.tokenizer)
     text = lm.generate(
         arguments.prompt, arguments.max_new_tokens, arguments.temperature, arguments.seed
     )
@@ -182,8 +182,9 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--to", required=True, help="the tokenizer.json to write")
     verb.add_argument("--max_bytes", type=int, default=10**9, help="of text, evenly sampled")
     verb = add(generate)
-    verb.add_argument("--workdir", required=True, help="a run directory")
+    verb.add_argument("--workdir", required=True, help="a run, or an official checkpoint")
     verb.add_argument("--step", type=int, help="the checkpoint; the newest if not given")
+    verb.add_argument("--tokenizer", default="", help="of an official checkpoint without one")
     verb.add_argument("--prompt", default="def ")
     verb.add_argument("--max_new_tokens", type=int, default=200)
     verb.add_argument("--temperature", type=float, default=0.8)

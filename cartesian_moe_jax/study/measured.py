@@ -60,8 +60,7 @@ def learning_curve(workdir: AnyPath, config: Config) -> dict[str, list[float]]:
     tokens_per_step = config.training.batch_size * config.data.seq_len
     stretch = (steps - 1) * POINTS // config.training.steps
     points = np.unique(stretch)
-    ends = (points + 1) * config.training.steps / POINTS * tokens_per_step
     return {
-        "tokens": ends.tolist(),
+        "tokens": [int(steps[stretch == point].max()) * tokens_per_step for point in points],
         "loss": [float(losses[stretch == point].mean()) for point in points],
     }

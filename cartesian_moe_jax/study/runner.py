@@ -14,6 +14,7 @@ import jax
 from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.data.tokenizers import resolve_tokenizer
 from cartesian_moe_jax.errors import UserError
+from cartesian_moe_jax.models.feed_forwards import moe_layers
 from cartesian_moe_jax.models.vocabulary import with_vocabulary
 from cartesian_moe_jax.paths import AnyPath, is_remote
 from cartesian_moe_jax.study.clock import Clock
@@ -34,7 +35,7 @@ from cartesian_moe_jax.study.record import (
     write_record,
 )
 from cartesian_moe_jax.study.tuning import Grid, Rates, best, grid_of, next_trial
-from cartesian_moe_jax.study.variants import Variant, parse_variants
+from cartesian_moe_jax.study.variants import Variant, parse_variants, reference_of
 from cartesian_moe_jax.training.loop import prepare, train
 from cartesian_moe_jax.training.trainer import check_trainable
 
@@ -55,6 +56,7 @@ class Study:
         self.workdir, self.say = workdir, say
         self.variants = parse_variants(config.study.methods)
         self.seeds = seeds_of(config.study)
+        reference_of(config.study)
         tokenizer = resolve_tokenizer(config.data.tokenizer, config.data.end_of_text)
         self.config = with_vocabulary(config, tokenizer.vocab_size)
         self.grids = {v.name: self._grid(v) for v in self.variants}
@@ -109,7 +111,7 @@ class Study:
         self.say(self._clock.line(run.describe()))
         try:
             record = run.record(config, self.setting, **self._measured(run, config, record.name))
-        except OSError:
+        except (Stopped, OSError):
             raise  # a full disk is no fault of the method
         except Exception as error:
             reason = " ".join(str(error).split())[:300] or type(error).__name__
@@ -142,9 +144,9 @@ class Study:
         """Return what is tried for a variant; raises UserError if it cannot be trained."""
         probe = comparison_run(variant, self.seeds[0], Rates(1e-3))
         config = run_config(self.config, probe)
+        grid = grid_of(self.config.study, has_experts=bool(moe_layers(config.model)))
         check_trainable(config)
-        has_experts = probe.record(config, {}).model["has_experts"]
-        return grid_of(self.config.study, has_experts=has_experts)
+        return grid
 
     def _planned(self) -> list[int]:
         """Return the steps of every run to come, but for extensions of the grids."""

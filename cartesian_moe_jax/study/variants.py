@@ -5,7 +5,7 @@ import typing
 from typing import Any, NamedTuple
 
 from cartesian_moe_jax import config as schema
-from cartesian_moe_jax.config import Config
+from cartesian_moe_jax.config import Config, StudyConfig
 from cartesian_moe_jax.errors import UserError, lookup, nearest
 from cartesian_moe_jax.models.matching import budget_of, plain_layer, with_matching_width
 from cartesian_moe_jax.models.methods import METHODS, with_method
@@ -34,13 +34,18 @@ def parse_variants(text: str) -> list[Variant]:
     return variants
 
 
-def _variant(name: str) -> Variant:
+def reference_of(study: StudyConfig) -> str:
+    """Return the variant that gaps are measured from; raises UserError if it is none."""
+    return _variant(study.reference, "config.study.reference").name
+
+
+def _variant(name: str, field: str = "config.study.methods") -> Variant:
     method, *changes = name.split("+")
-    lookup(METHODS, method, "config.study.methods")
+    lookup(METHODS, method, field)
     pairs = [tuple(change.split("=", 1)) for change in changes]
     for pair in pairs:
         if len(pair) != 2 or "/" in name:
-            raise UserError(f"config.study.methods={name!r}: METHOD+FIELD=VALUE+... wanted")
+            raise UserError(f"{field}={name!r}: METHOD+FIELD=VALUE+... wanted")
     return Variant(name, method, tuple(pairs))
 
 

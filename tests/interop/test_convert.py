@@ -25,6 +25,23 @@ def convert(source, target, *more):
     return arguments.run(arguments)
 
 
+def test_text_of_a_checkpoint_without_tokenizer(finished_run, tmp_path, capsys):
+    theirs = tmp_path / "theirs"
+    convert(finished_run.workdir, theirs)
+    capsys.readouterr()
+    argv = ["generate", "--prompt=def add_", "--max_new_tokens=4", "--temperature=0"]
+    for more in (
+        [f"--workdir={theirs}", "--tokenizer=bytes"],
+        [f"--workdir={finished_run.workdir}"],
+    ):
+        arguments = command_line.parse([*argv, *more])
+        arguments.run(arguments)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == second and first.startswith("def add_")
+    arguments = command_line.parse([*argv, f"--workdir={theirs}"])
+    assert "text needs a tokenizer" in message_of(arguments.run, arguments)
+
+
 def test_a_trained_run_comes_back_bit_by_bit(finished_run, tmp_path, capsys):
     run, theirs, again = finished_run.workdir, tmp_path / "theirs", tmp_path / "deep/again"
     convert(run, theirs)
