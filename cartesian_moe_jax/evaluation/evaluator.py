@@ -1,4 +1,4 @@
-"""What evaluates a model on a mesh: perplexity on held-out text, and a text sample."""
+"""What evaluates a model on a mesh: perplexity and use of experts on held-out text, a sample."""
 
 import functools
 from collections.abc import Sequence
@@ -14,16 +14,24 @@ from cartesian_moe_jax.data.parts import Part
 from cartesian_moe_jax.data.tokenizers import Tokenizer
 from cartesian_moe_jax.evaluation.generation import generate_tokens, make_sampler
 from cartesian_moe_jax.evaluation.perplexity import (
+    Batches,
     Evaluation,
     Parameters,
     make_evaluation_step,
     measure_perplexity,
 )
+from cartesian_moe_jax.evaluation.routing_use import (
+    RoutingUse,
+    make_counting_step,
+    measure_routing_use,
+    mixed_use,
+)
 from cartesian_moe_jax.models.build import abstract_model
+from cartesian_moe_jax.models.feed_forwards import moe_layers
 from cartesian_moe_jax.models.parameters import with_parameters
 from cartesian_moe_jax.moe.intervention import Intervention
 from cartesian_moe_jax.parallel.layouts import Layout
-from cartesian_moe_jax.parallel.mesh import batch_sharding
+from cartesian_moe_jax.parallel.mesh import batch_sharding, replicated
 
 
 class Evaluator:
@@ -41,6 +49,10 @@ class Evaluator:
         self.validation = tuple(validation)
         self.skeleton = abstract_model(config.model, layout)
         self._step = jax.jit(make_evaluation_step(self.skeleton, config.model))
+        # Replicated, so that every process can read the whole of it.
+        self._counting_step = jax.jit(
+            make_counting_step(self.skeleton), out_shardings=replicated(mesh)
+        )
 
     def place(self, rows: Shaped[np.ndarray, "batch ..."]) -> jax.Array:
         """Make one global array of every process's rows."""
@@ -68,23 +80,35 @@ class Evaluator:
             step = functools.partial(self._step, intervention=intervention)
         measured = {}
         for part in self.validation:
-            batches = evaluation_batches(
-                part.tokens,
-                self.config.data.seq_len,
-                self.batch_size(),
-                jax.process_index(),
-                jax.process_count(),
-                stride,
-            )
             measured[part.name] = measure_perplexity(
                 step,
                 parameters,
-                batches,
+                self._batches(part, stride),
                 self.place,
                 part.tokens,
                 max_tokens=self.config.evaluation.max_tokens,
             )
         return Evaluation(measured, tuple(part.weight for part in self.validation))
+
+    def routing_use(self, parameters: Parameters, stride: int = 0) -> RoutingUse | None:
+        """Measure which experts the validation data uses (its first ``max_tokens``).
+
+        A mixture is weighted as its perplexity is. ``stride``: see ``evaluation_batches``. Returns
+        None for a model without routed experts.
+        """
+        if not moe_layers(self.config.model):
+            return None
+        counts = [
+            measure_routing_use(
+                self._counting_step,
+                parameters,
+                self._batches(part, stride),
+                self.place,
+                self.config.evaluation.max_tokens,
+            )
+            for part in self.validation
+        ]
+        return mixed_use(counts, [part.weight for part in self.validation])
 
     def sample(self, parameters: Parameters) -> str:
         """Return the prompt of the config and what the model writes after it."""
@@ -102,3 +126,13 @@ class Evaluator:
             end_of_text=tokenizer.end_of_text,
         )
         return asked.prompt + tokenizer.decode(tokens)
+
+    def _batches(self, part: Part, stride: int) -> Batches:
+        return evaluation_batches(
+            part.tokens,
+            self.config.data.seq_len,
+            self.batch_size(),
+            jax.process_index(),
+            jax.process_count(),
+            stride,
+        )

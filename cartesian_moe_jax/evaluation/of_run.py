@@ -18,6 +18,7 @@ from cartesian_moe_jax.evaluation.evaluator import Evaluator
 from cartesian_moe_jax.evaluation.perplexity import Parameters
 from cartesian_moe_jax.evaluation.robustness import measure_robustness
 from cartesian_moe_jax.models.build import abstract_parameters, layout_named
+from cartesian_moe_jax.models.feed_forwards import moe_layers
 from cartesian_moe_jax.parallel.mesh import make_mesh
 from cartesian_moe_jax.paths import AnyPath
 from cartesian_moe_jax.runs.checkpoints import Checkpoints
@@ -72,6 +73,22 @@ def robustness_of_run(
             note,
         )
     return _written(opened, "robustness.json", opened.facts | {"trials": records})
+
+
+def routing_use_of_run(
+    workdir: AnyPath, step: int | None = None, asked: Asked = VALIDATION
+) -> dict[str, Any]:
+    """Measure which experts a checkpoint's tokens use; also written to routing_use.json.
+
+    Beside what ``RoutingUse.as_dict`` tells, ``layers`` lists the depths of the MoE layers. Raises
+    UserError as ``evaluate_run`` does, and for a model without routed experts.
+    """
+    with _opened(workdir, step, asked) as opened:
+        use = opened.evaluator.routing_use(opened.parameters, asked.stride)
+    if use is None:
+        raise UserError("--routing_use is not defined for a model without routed experts")
+    layers = moe_layers(opened.evaluator.config.model)
+    return _written(opened, "routing_use.json", opened.facts | {"layers": layers} | use.as_dict())
 
 
 class _Opened(NamedTuple):

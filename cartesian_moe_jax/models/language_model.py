@@ -1,5 +1,7 @@
 """The language model: embedding, layers, final norm, head (paper section 4; LLaMA-style)."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -51,21 +53,25 @@ class LanguageModel(nnx.Module):
         self.dtype = compute_dtype(config.compute_dtype)
 
     def hidden(
-        self, token_ids: Int[Array, "batch seq"], intervention: Intervention | None = None
+        self,
+        token_ids: Int[Array, "batch seq"],
+        intervention: Intervention | None = None,
+        keep_choices: bool = False,
     ) -> tuple[Float[Array, "batch seq d_model"], RoutingStats | None]:
         """Return the normed last hidden state, and statistics [moe_layers, sublayers, ...].
 
         A model without MoE layers returns None for the statistics. ``intervention`` is stacked
-        [moe_layers, sublayers].
+        [moe_layers, sublayers]. With ``keep_choices`` the statistics tell which experts each of the
+        tokens = batch * seq uses.
         """
         h = self.embedding[...].astype(self.dtype)[token_ids]
         table = None if self.table is None else self.table[...]
-        context = RouterContext(token_ids.reshape(-1), table)
+        context = RouterContext(token_ids.reshape(-1), table, keep_choices=keep_choices)
         all_stats, first = [], 0
         for segment in self.segments:
             layers = slice(first, first + segment.repeats * sum(segment.routed))
             own = jax.tree.map(lambda leaf, s=layers: leaf[s], intervention)
-            h, stats = segment(h, context._replace(intervention=own))
+            h, stats = segment(h, dataclasses.replace(context, intervention=own))
             first = layers.stop
             all_stats += [] if stats is None else [stats]
         joined = jax.tree.map(lambda *s: jnp.concatenate(s), *all_stats) if all_stats else None

@@ -1,5 +1,6 @@
 """A stack of equal patterns of layers, scanned so that compile time hardly grows with depth."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -49,7 +50,7 @@ class Segment(nnx.Module):
         """
         shape = (self.repeats, sum(self.routed))
         stacked = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), context.intervention)
-        same = context._replace(intervention=None)
+        same = dataclasses.replace(context, intervention=None)
 
         def repetition(h: Float[Array, "batch seq d_model"], blocks_and_interventions: Any):
             blocks, interventions = blocks_and_interventions
@@ -57,7 +58,7 @@ class Segment(nnx.Module):
             for block, routed in zip(blocks, self.routed, strict=True):
                 # The routed layers so far are as many as have reported.
                 own = _at(interventions, len(all_stats)) if routed else None
-                h, stats = block(h, same._replace(intervention=own))
+                h, stats = block(h, dataclasses.replace(same, intervention=own))
                 all_stats += [] if stats is None else [stats]
             return h, jax.tree.map(lambda *s: jnp.stack(s), *all_stats) if all_stats else None
 

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from cartesian_moe_jax.kernels import FeedForwardWeights
 from cartesian_moe_jax.moe.balance import count_choices
@@ -21,8 +22,16 @@ def run_routed_experts(
     choose: Callable[[Scores], Routing],
     experts: FeedForwardExperts,
     exchange: Exchange,
-) -> tuple[Float[Array, "tokens d_model"], Float[Array, "experts"]]:
-    """Return each token's weighted sum over its experts, and the load (mean choices per token).
+    keep_choices: bool = False,
+) -> tuple[
+    Float[Array, "tokens d_model"],
+    Float[Array, "experts"],
+    Bool[Array, "tokens experts"] | None,
+]:
+    """Return each token's weighted sum over its experts, the load, and the choices.
+
+    The load is the mean choices per token; the choices are which experts each token uses, or None
+    without ``keep_choices``.
 
     Runs inside one ``shard_map`` over the mesh in force, on one device too: every device chooses
     for its own tokens, and the exchange decides which rows its experts see.
@@ -32,18 +41,23 @@ def run_routed_experts(
 
     def on_each_device(
         x: Float[Array, "local_tokens d_model"], scores: Scores, weights: FeedForwardWeights
-    ) -> tuple[Float[Array, "local_tokens d_model"], Float[Array, "experts"]]:
+    ) -> tuple[
+        Float[Array, "local_tokens d_model"],
+        Float[Array, "experts"],
+        Bool[Array, "local_tokens experts"] | None,
+    ]:
         routing = choose(scores)
         if scores.swap is not None:
             routing = swapped(routing, scores.swap)
         rows, group_sizes, plan = exchange.dispatch(x, routing, experts.num_experts)
         rows = experts.run(rows, group_sizes, weights)
         load = count_choices(routing.expert_ids, experts.num_experts) / total_tokens
-        return exchange.combine(rows, plan), jax.lax.psum(load, AXES)
+        choices = _choices(routing.expert_ids, experts.num_experts) if keep_choices else None
+        return exchange.combine(rows, plan), jax.lax.psum(load, AXES), choices
 
     in_specs = (BATCH, BATCH, expert_spec(mesh, exchange))
     run = jax.shard_map(
-        on_each_device, mesh=mesh, in_specs=in_specs, out_specs=(BATCH, PartitionSpec())
+        on_each_device, mesh=mesh, in_specs=in_specs, out_specs=(BATCH, PartitionSpec(), BATCH)
     )
     return run(x, scores, experts.weights())
 
@@ -57,3 +71,10 @@ def expert_spec(mesh: Mesh | AbstractMesh, exchange: Exchange) -> PartitionSpec:
     return PartitionSpec(
         tuple(axis for axis in AXES if axis in exchange.expert_spec or mesh.shape[axis] == 1)
     )
+
+
+def _choices(
+    expert_ids: Int[Array, "tokens slots"], num_experts: int
+) -> Bool[Array, "tokens experts"]:
+    """Say of each expert whether one of the token's slots is its; unused slots are nobody's."""
+    return jnp.any(expert_ids[:, :, None] == jnp.arange(num_experts), axis=1)

@@ -1,5 +1,6 @@
 """What a router says: to the dispatcher (Routing), to losses and telemetry (RoutingStats)."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -7,14 +8,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 
-class RouterContext(NamedTuple):
-    """What a router may read beside the token's vector."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RouterContext:
+    """What a router may read beside the token's vector, and what is asked of it."""
 
     token_ids: Int[Array, "tokens"] | None = None
     table: Float[Array, "vocab experts"] | None = None
     """Logits by token id, where one table serves all sub-layers (hash)."""
     intervention: Any = None
     """What is done to the routing on purpose (moe/intervention.py); None: nothing."""
+    # Part of the tree's structure: never traced, no leaf where a context is mapped over.
+    keep_choices: bool = dataclasses.field(default=False, metadata={"static": True})
+    """Whether the statistics tell each token's experts."""
 
 
 NO_CONTEXT = RouterContext()
@@ -25,7 +31,7 @@ def per_sublayer(context: RouterContext, count: int) -> list[RouterContext]:
     """Return the context of each sub-layer: the same, but for its own intervention."""
     stacked = context.intervention
     own = [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(count)]
-    return [context._replace(intervention=intervention) for intervention in own]
+    return [dataclasses.replace(context, intervention=intervention) for intervention in own]
 
 
 class Swap(NamedTuple):
@@ -67,6 +73,8 @@ class RoutingStats(NamedTuple):
     """Mean entropy of the router's probabilities, in nats."""
     dropped: Float[Array, "*stack"]
     """Share of the chosen (token, expert) pairs that no expert computed."""
+    choices: Bool[Array, "*stack tokens experts"] | None = None
+    """Which experts each token uses; only where the context asks for it."""
 
     def experts_per_token(self) -> Float[Array, "*stack"]:
         """Return how many experts a token chooses on average: k, or what top-p comes to."""

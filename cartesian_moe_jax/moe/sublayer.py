@@ -36,9 +36,10 @@ class MoESubLayer(nnx.Module):
         scores = self.router.scores(x, context)
         if context.intervention is not None:
             scores = intervene(scores, context.intervention)
-        update, load = run_routed_experts(
-            x, scores, self.router.choose, self.experts, self.exchange
+        update, load, choices = run_routed_experts(
+            x, scores, self.router.choose, self.experts, self.exchange, context.keep_choices
         )
         if self.shared_expert is not None:
             update = self.shared_expert.mix(x, update)
-        return update, routing_stats(scores, load, dropped=jnp.zeros(()))
+        stats = routing_stats(scores, load, dropped=jnp.zeros(()))
+        return update, stats._replace(choices=choices)
