@@ -38,7 +38,7 @@ nav li { break-inside: avoid; padding: 0.15rem 0; }
 }
 .scroll:focus-visible { outline: 2px solid var(--link); }
 table {
-  border-collapse: collapse; font-size: 0.875rem; line-height: 1.35; min-width: 100%;
+  border-collapse: separate; border-spacing: 0; font-size: 0.875rem; line-height: 1.35; min-width: 100%;
   font-variant-numeric: tabular-nums;
 }
 th, td { padding: 0.4rem 0.65rem; text-align: left; vertical-align: top; }
@@ -49,17 +49,18 @@ td:not([style]) { white-space: normal; min-width: 6rem; max-width: 30rem; }
 /* What a row is about stays in sight while its numbers scroll. */
 th:first-child, td:first-child {
   position: sticky; left: 0; background: var(--back); overflow-wrap: anywhere;
-  white-space: normal; min-width: 7.5rem; max-width: 15rem;
+  white-space: normal; min-width: 10.5rem; max-width: 16rem;
 }
 th:first-child { background: var(--band); }
-figure { margin: 1.5rem 0; max-width: 48rem; }
+figure { margin: 1.5rem 0; max-width: 42rem; }
 figure img {
   display: block; width: 100%; max-width: 100%; height: auto; background: #ffffff;
   border: 1px solid var(--line); border-radius: 6px;
 }
 figcaption { color: var(--quiet); font-size: 0.9rem; margin-top: 0.5rem; }
 @media (max-width: 40rem) {
-  th:first-child, td:first-child { min-width: 6.5rem; max-width: 8.5rem; }
+  th:first-child, td:first-child { min-width: 9.5rem; max-width: 9.5rem; }
+  td code { font-size: 0.85em; }
   th, td { padding: 0.35rem 0.5rem; }
 }
 """
