@@ -23,10 +23,12 @@ class Comparison:
     records: Sequence[Record]
     """All that was given."""
 
-    def values(self, variant: str, measure: Callable[[Record], float | None]) -> dict[int, float]:
+    def values(
+        self, variant: str, measure: Callable[[Record], int | float | None]
+    ) -> dict[int, float]:
         """Return ``measure`` of each seed of a variant, where it is not None."""
         found = {seed: measure(run) for seed, run in self.runs.get(variant, {}).items()}
-        return {seed: value for seed, value in found.items() if value is not None}
+        return {seed: float(value) for seed, value in found.items() if value is not None}
 
     def losses(self, variant: str) -> dict[int, float]:
         """Return the validation loss by seed, nats per token."""

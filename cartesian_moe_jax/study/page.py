@@ -3,15 +3,11 @@
 import base64
 import html
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Any
 from xml.etree import ElementTree
 
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.study.page_style import STYLE
-
-if TYPE_CHECKING:
-    from markdown import Markdown
-    from markdown.extensions import Extension
 
 # The policy forbids what the page has no need of: any request, and any script.
 PAGE = """\
@@ -59,8 +55,8 @@ def page(title: str, text: str, pictures: Mapping[str, bytes]) -> str:
     return PAGE.format(title=html.escape(title), style=STYLE, content=content)
 
 
-def _framing(pictures: Mapping[str, bytes]) -> "Extension":
-    """Return what puts tables into boxes that scroll, and pictures with captions into figures."""
+def _framing(pictures: Mapping[str, bytes]) -> Any:
+    """Return a markdown extension: tables in boxes that scroll, figures of picture and caption."""
     from markdown.extensions import Extension
     from markdown.treeprocessors import Treeprocessor
 
@@ -70,7 +66,7 @@ def _framing(pictures: Mapping[str, bytes]) -> "Extension":
             _frame_pictures(root, pictures)
 
     class Framing(Extension):
-        def extendMarkdown(self, md: "Markdown") -> None:
+        def extendMarkdown(self, md: Any) -> None:
             md.treeprocessors.register(Frames(md), "frames", AFTER_INLINE)
 
     return Framing()

@@ -38,8 +38,8 @@ nav li { break-inside: avoid; padding: 0.15rem 0; }
 }
 .scroll:focus-visible { outline: 2px solid var(--link); }
 table {
-  border-collapse: separate; border-spacing: 0; font-size: 0.875rem; line-height: 1.35; min-width: 100%;
-  font-variant-numeric: tabular-nums;
+  border-collapse: separate; border-spacing: 0; min-width: 100%; font-size: 0.875rem;
+  line-height: 1.35; font-variant-numeric: tabular-nums;
 }
 th, td { padding: 0.4rem 0.65rem; text-align: left; vertical-align: top; }
 th { vertical-align: bottom; font-weight: 600; background: var(--band); }

@@ -35,7 +35,7 @@ def bullets(lines: Iterable[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def number(value: float | None, form: str = ",.4f") -> str:
+def number(value: int | float | None, form: str = ",.4f") -> str:
     """Return a number, or the sign for none."""
     return NOTHING if value is None else format(value, form)
 

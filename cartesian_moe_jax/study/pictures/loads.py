@@ -1,6 +1,7 @@
 """How evenly experts are used."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -33,7 +34,7 @@ def draw_loads(loads: Mapping[str, Loads]) -> bytes:
         return svg_of(figure)
 
 
-def _draw_strips(axes: object, layers: Loads, shade: str) -> None:
+def _draw_strips(axes: Any, layers: Loads, shade: str) -> None:
     names = []
     for layer, sublayers in enumerate(layers):
         for sublayer, strip in enumerate(sublayers):

@@ -8,8 +8,6 @@ from jaxtyping import Float
 
 from cartesian_moe_jax.study.pictures.style import WIDTH, drawing, svg_of
 
-COLUMNS = 3
-
 
 class Map(NamedTuple):
     """How often a first and a second expert are used together, as a share of all pairs."""
@@ -20,11 +18,12 @@ class Map(NamedTuple):
 
 def draw_pairs(maps: Sequence[Map]) -> bytes:
     """Draw a heat map for each as SVG, on one scale: shares as multiples of the even one."""
-    columns = min(COLUMNS, len(maps))
+    columns = 1 if len(maps) == 1 else 2 if len(maps) <= 4 else 3
     rows = -(-len(maps) // columns)
     size = (WIDTH - 1) / columns
     highest = max(float(m.shares.max()) * m.shares.size for m in maps)
-    with drawing(0.7 + rows * (size + 0.25)) as figure:
+    with drawing(0.6 + rows * (size + 0.1)) as figure:
+        figure.set_layout_engine("compressed")  # square panels leave no gaps
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes, (title, shares) in zip(panels, maps, strict=False):
             image = axes.imshow(

@@ -1,6 +1,7 @@
 """How much the loss rises when experts are disabled."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ def draw_rises(points: Mapping[str, Mapping[int, Sequence[float]]]) -> bytes:
         return svg_of(figure)
 
 
-def _draw_seeds(axes: object, rises: Sequence[float], y: float, shade: str, marker: str) -> None:
+def _draw_seeds(axes: Any, rises: Sequence[float], y: float, shade: str, marker: str) -> None:
     if rises:
         axes.plot(rises, [y] * len(rises), marker, color=shade, markersize=5, alpha=0.75)
         axes.plot([np.mean(rises)] * 2, [y - 0.11, y + 0.11], color=shade, linewidth=2)

@@ -3,12 +3,9 @@
 import contextlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 from cartesian_moe_jax.study.comparison import method_of
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 COLORS: Mapping[str, str] = {
     "dense": "#000000",
@@ -25,7 +22,7 @@ COLORS: Mapping[str, str] = {
 """Okabe and Ito's colours, which colour-blind readers can tell apart, and greys."""
 UNKNOWN = "#8c564b"
 DASHES = ("-", "--", ":", "-.")
-WIDTH = 5.6
+WIDTH = 5.0
 """Inches. Letters stay legible where the picture is shrunk to a phone."""
 
 RC = {
@@ -69,8 +66,8 @@ def label(variant: str, width: int = 22) -> str:
 
 
 @contextlib.contextmanager
-def drawing(height: float) -> Iterator["Figure"]:
-    """Give a figure of ``height`` inches, in the common style."""
+def drawing(height: float) -> Iterator[Any]:
+    """Give a matplotlib figure of ``height`` inches, in the common style."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -78,7 +75,7 @@ def drawing(height: float) -> Iterator["Figure"]:
         yield Figure(figsize=(WIDTH, height), layout="constrained")
 
 
-def svg_of(figure: "Figure") -> bytes:
+def svg_of(figure: Any) -> bytes:
     """Return the figure as SVG, the same bytes each time."""
     drawn = io.BytesIO()
     # Images inside are sharp at this many dots per inch; no date, so that nothing else changes.

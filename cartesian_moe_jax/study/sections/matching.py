@@ -1,5 +1,7 @@
 """How closely the variants match in size."""
 
+from collections.abc import Mapping
+
 from cartesian_moe_jax.study.comparison import Comparison
 from cartesian_moe_jax.study.section import Section
 from cartesian_moe_jax.study.tables import NOTHING, code, number, table
@@ -30,7 +32,7 @@ def matching(study: Comparison) -> Section | None:
     return Section(TITLE, [*blocks, "What all compared runs have in common:", shared])
 
 
-def _row(study: Comparison, variant: str, budget: dict[str, float | None]) -> list[str]:
+def _row(study: Comparison, variant: str, budget: Mapping[str, int | float | None]) -> list[str]:
     model = next(iter(study.runs[variant].values())).model
     experts = model.get("has_experts", True)
     cells = []
@@ -46,5 +48,5 @@ def _row(study: Comparison, variant: str, budget: dict[str, float | None]) -> li
     return [code(variant), *shape, *cells]
 
 
-def _deviation(value: float, wanted: float | None) -> str:
+def _deviation(value: int | float, wanted: int | float | None) -> str:
     return f"{value / wanted - 1:+.2%}" if wanted else NOTHING

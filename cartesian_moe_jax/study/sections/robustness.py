@@ -60,14 +60,14 @@ def measured_trials(study: Comparison, variant: str) -> dict[int, Record]:
 
 
 def rises(
-    study: Comparison, variant: str, kind: str, where: str, amount: float
+    study: Comparison, variant: str, kind: str, where: str, amount: int | float
 ) -> dict[int, float]:
     """Return by seed the rise of the loss of one trial, nats per token."""
     return _of_trial(study, variant, kind, where, amount, "loss_rise")
 
 
 def _of_trial(
-    study: Comparison, variant: str, kind: str, where: str, amount: float, field: str
+    study: Comparison, variant: str, kind: str, where: str, amount: int | float, field: str
 ) -> dict[int, float]:
     def value(run: Record) -> float | None:
         wanted = (kind, where, amount)
