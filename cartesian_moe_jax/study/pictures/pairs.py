@@ -22,7 +22,7 @@ def draw_pairs(maps: Sequence[Map]) -> bytes:
     rows = -(-len(maps) // columns)
     size = (WIDTH - 1) / columns
     highest = max(float(m.shares.max()) * m.shares.size for m in maps)
-    with drawing(0.6 + rows * (size + 0.1)) as figure:
+    with drawing(0.6 + rows * size) as figure:
         figure.set_layout_engine("compressed")  # square panels leave no gaps
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes, (title, shares) in zip(panels, maps, strict=False):
@@ -32,6 +32,7 @@ def draw_pairs(maps: Sequence[Map]) -> bytes:
             axes.set_title(title, fontsize=9.5)
             axes.grid(False)
             axes.tick_params(labelsize=8)
+            axes.locator_params(integer=True, nbins=4)
         for axes in panels[len(maps) :]:
             axes.set_visible(False)
         figure.colorbar(image, ax=list(panels), shrink=0.8, label="share / even share")

@@ -36,7 +36,7 @@ def _size(study: Comparison) -> str:
     counts = summary(len(runs) for runs in study.runs.values())
     seeds = f"{counts.low:g}" if counts.low == counts.high else f"{counts.low:g} to {counts.high:g}"
     noun = "seed" if counts.high == 1 else "seeds"
-    return f"{len(study.runs)} variants were compared, with {seeds} {noun} each."
+    return f"Compared: {len(study.runs)} variants, with {seeds} {noun} each."
 
 
 def _tokens(study: Comparison) -> list[str]:

@@ -27,8 +27,8 @@ NOTE = """\
 Effective number: exp of the entropy of the shares of all pairs (first, second expert), on
 validation text; it is the number of composed experts where all are used alike, and 1 where one is.
 If independent: the same, had tokens chosen the second expert without regard to the first (the
-product of both marginals); the ratio tells how much the choices depend on each other. Mean
-(lowest..highest seed)."""
+product of both marginals); the ratio of both is 1 where the choices do not depend on each
+other, and falls the more they do. Mean (lowest..highest seed)."""
 
 
 def pairs(study: Comparison) -> Section | None:
