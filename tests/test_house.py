@@ -37,8 +37,10 @@ FLOORS = {
 IMPORTED_WHERE_USED = {
     "backports",
     "grain",
+    "markdown",
     "matplotlib",
     "safetensors",
+    "scipy",
     "sentencepiece",
     "tensorboardX",
     "tensorflow_datasets",

@@ -1,0 +1,1 @@
+"""The parts of the report, one a file, each left out where nothing was measured for it."""

@@ -1,0 +1,202 @@
+"""The report: what it says, and what it does not."""
+
+import dataclasses
+import re
+
+import pytest
+
+from cartesian_moe_jax.errors import UserError
+from cartesian_moe_jax.study.report import SECTIONS, require_report_packages, write_report
+from tests.study import records
+
+RANKING = re.compile(
+    r"\*\*|<strong>|<b>|\bbest\b|\bbetter than\b|\bwins?\b|\brank(s|ed|ing)?\b", re.I
+)
+
+
+def written(folder, runs, reference="smoe_share"):
+    files = write_report(folder, runs, reference, records.ABOUT)
+    assert all(file.is_file() for file in files)
+    return (folder / "report.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, written(folder, records.study())
+
+
+def section(text, title):
+    return re.search(rf"^## {re.escape(title)}$(.*?)(?=^## |\Z)", text, re.M | re.S)[1]
+
+
+def row(text, start):
+    """The cells of the first table row that starts with these."""
+    [line, *_] = [line for line in text.splitlines() if line.startswith(f"| {start} |")]
+    return [cell.strip() for cell in line.strip("|").split(" | ")]
+
+
+def test_all_sections_come_in_order(whole):
+    assert len(re.findall("^## ", whole[1], re.M)) == len(SECTIONS)
+
+
+def test_table_1_has_what_was_measured_beside_what_was_published(whole):
+    text = section(whole[1], "Table 1 of the paper, as measured here")
+    cells = row(text, "`cartesian`")
+    losses = [records.compared("cartesian", seed).validation["loss"] for seed in range(3)]
+    assert f"{sum(losses) / 3:.4f} ±" in cells[7]
+    assert cells[1:7] == ["27.04", "13.01", "26.10", "4.00", "0.001 (experts 2x)", "3"]
+    assert cells[-2:] == ["7.19", "6.08"]
+    assert row(text, "`top_p`")[4] == "2.60"
+    assert row(text, f"`{records.THREE}`")[-2:] == ["-", "-"]
+
+
+def test_a_gap_is_called_by_its_direction_and_stated(whole):
+    text = section(whole[1], "Paired differences in validation loss")
+    assert row(text, "`cartesian`")[1] == "lower"
+    assert row(text, "`dense`")[1] == "higher"
+    assert "Outcome: In this study the validation loss of `cartesian` is lower" in text
+    assert "| minus `cartesian` |" in text
+
+
+def noisy(variant, seed):
+    run = records.compared(variant, seed)
+    swing = {"smoe_share": 0.0, "cartesian": (0.2, -0.25, 0.02)[seed]}[variant]
+    return dataclasses.replace(run, validation=run.validation | {"loss": 3.6 + swing})
+
+
+def test_what_the_interval_does_not_settle_is_not_ranked(tmp_path):
+    runs = [noisy(variant, seed) for variant in ("smoe_share", "cartesian") for seed in range(3)]
+    text = written(tmp_path, runs)
+    differences = section(text, "Paired differences in validation loss")
+    assert row(differences, "`cartesian`")[1] == "not told apart"
+    assert "This study does not tell `cartesian` and `smoe_share` apart" in differences
+    assert not re.search(r"^\|.*\| (lower|higher) \|", differences, re.M)
+    assert not RANKING.search(text)
+
+
+def test_the_whole_report_sets_nothing_in_bold(whole):
+    assert not RANKING.search(whole[1])
+
+
+def test_one_seed_has_no_intervals_and_says_so(tmp_path):
+    text = written(tmp_path, records.study(seeds=(0,)))
+    assert "There is one seed only." in text
+    assert not re.search(r"^\|.*\| (lower|higher) \|", text, re.M)
+    assert row(section(text, "Paired differences in validation loss"), "`dense`")[3] == "-"
+    assert "±" not in section(text, "Table 1 of the paper, as measured here").split("\n\n")[1]
+    assert "too few to say anything" in text
+    assert "would find with probability" not in text
+
+
+def test_failed_runs_count_nowhere_but_are_listed(whole):
+    _, text = whole
+    assert row(section(text, "Table 1 of the paper, as measured here"), "`top_p`")[6] == "3"
+    failed = section(text, "Runs").split("\n\n")[1]
+    assert "out of memory" in failed
+    assert "lr &lt;too&gt; high" in failed
+    assert "out of memory" not in text.replace(failed, "")
+
+
+def test_table_4_has_the_rise_and_its_range(whole):
+    text = section(whole[1], "Table 4 of the paper: when routing goes wrong")
+    rises = [
+        trial["loss_rise"]
+        for seed in range(3)
+        for trial in records.compared("cartesian", seed).robustness
+        if (trial["kind"], trial["where"], trial["amount"]) == ("disabled", "all", 1)
+    ]
+    cells = row(text, "`cartesian`")
+    assert cells[4] == f"{sum(rises) / 3:+.3f} ({min(rises):+.3f}..{max(rises):+.3f})"
+    assert cells[-2:] == ["27.72", "+1.517"]
+    assert "Not defined or not tested for `dense`." in text
+    assert f"| `{records.THREE}` | sublayer 2 |" in text
+
+
+def test_the_choice_of_rates_is_shown_with_its_doubts(whole):
+    text = section(whole[1], "Tuning of the learning rates")
+    assert row(text, "`dense`")[1:4] == ["4.3100", "4.2000 (c)", "4.2500"]
+    assert row(text, "`smoe_share`")[3] == "failed"
+    assert "`dense`: the choice lies inside the grid." in text
+    assert "`cartesian`: the chosen learning rate, 0.001, is the highest that was tried" in text
+    assert "8.19 million tokens" in text
+
+
+def test_a_choice_other_than_the_lowest_loss_is_named(tmp_path):
+    runs = [records.compared("dense", 0)]
+    runs += [records.tuned("dense", rate, loss) for rate, loss in ((0.001, 4.5), (0.004, 4.1))]
+    text = written(tmp_path, runs, "dense")
+    assert "`dense`: the lowest loss in tuning was at 0.004." in text
+
+
+def test_deviations_from_the_budget_are_in_percent(whole):
+    text = section(whole[1], "Matching")
+    assert row(text, "`cartesian`")[-4:] == ["27.040", "+0.15%", "13.010", "+0.08%"]
+    assert row(text, "`dense`")[-4:] == ["13.120", "-", "13.120", "+0.92%"]
+
+
+def test_disagreements_are_noted(tmp_path, whole):
+    assert "The compared runs agree on the machine" in whole[1]
+    other = records.compared(
+        "dense", 1, machine={"device_kind": "H200", "devices": 1}, rates={"learning_rate": 0.5}
+    )
+    text = section(written(tmp_path, [records.compared("dense", 0), other], "dense"), "Runs")
+    assert "Seeds of `dense` differ in their rates: 0.001 in seed 0, 0.5 in seed 1." in text
+    assert "differ in `device_kind` of the machine" in text
+
+
+def test_what_was_not_measured_is_left_out_and_said(tmp_path):
+    bare = {"curve": {}, "routing_use": None, "robustness": None}
+    runs = [records.compared(v, s, **bare) for v in ("dense", "cartesian") for s in (0, 1)]
+    text = written(tmp_path, runs, "dense")
+    for line in (
+        "No run was tested for this.",
+        "No training loss was kept.",
+        "The records hold no tuning runs",
+        "No load was measured.",
+        "No variant with several sub-layers was measured.",
+        "`cartesian_noshared` was not measured.",
+        "No run failed.",
+    ):
+        assert line in text
+    assert not list((tmp_path / "pictures").iterdir())
+    assert "nan" not in text
+
+
+@pytest.mark.parametrize("runs", [[], records.tuning(), records.study(seeds=())], ids=len)
+def test_a_study_without_compared_runs_still_has_a_report(tmp_path, runs):
+    assert "No compared run was measured" in written(tmp_path, runs)
+
+
+def test_a_reference_without_runs_is_said(tmp_path):
+    runs = [records.compared(v, s) for v in ("dense", "cartesian") for s in (0, 1)]
+    text = written(tmp_path, runs, "smoe_share")
+    assert "No variant shares a seed with `smoe_share`: no differences to it." in text
+
+
+def test_settings_that_differ_stop_the_report(tmp_path):
+    runs = [records.compared("dense", 0), records.compared("top_p", 0, setting={"steps": 1})]
+    with pytest.raises(UserError, match="setting"):
+        write_report(tmp_path, runs, "dense", {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_pictures_of_the_text_are_there_and_no_others(whole):
+    folder, text = whole
+    named = re.findall(r"!\[[^\]]+\]\((pictures/[\w.]+\.svg)\)\n\n\*\S", text)
+    assert len(named) == 7
+    assert {folder / name for name in named} == set((folder / "pictures").iterdir())
+
+
+def test_a_report_is_the_same_each_time(whole, tmp_path):
+    folder, _ = whole
+    written(tmp_path, records.study()[::-1])
+    for file in folder.rglob("*.*"):
+        assert (tmp_path / file.relative_to(folder)).read_bytes() == file.read_bytes(), file.name
+
+
+def test_a_missing_package_is_one_line(monkeypatch):
+    require_report_packages()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "markdown" else 1)
+    with pytest.raises(UserError, match="pip install markdown"):
+        require_report_packages()
