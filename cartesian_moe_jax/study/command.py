@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.paths import AnyPath
 from cartesian_moe_jax.study.record import read_records, require_setting, write_record
+from cartesian_moe_jax.study.report import require_report_packages, write_report
 from cartesian_moe_jax.study.runner import Stopped, Study
+from cartesian_moe_jax.study.variants import reference_of
 
 
 def run_study(
@@ -17,14 +19,24 @@ def run_study(
     The records of the studies in ``merged`` are taken in. Raises UserError for wrong input, and
     KeyboardInterrupt when a signal stopped it: the same call continues.
     """
+    require_report_packages()
     study = Study(config, workdir, _say)
     for folder in merged:
         _take_in(study, folder)
     try:
         if not report_only:
-            study.run()
+            study.run(after_each_seed=lambda: _report(study))
     except Stopped as stopped:
         raise KeyboardInterrupt from stopped
+    written = _report(study)
+    _say(f"report      {written[0]}\nas a page   {written[-1]}")
+
+
+def _report(study: Study) -> list[AnyPath]:
+    """Write the report of all records there are."""
+    return write_report(
+        study.workdir, study.records(), reference_of(study.config.study), study.about()
+    )
 
 
 def _take_in(study: Study, folder: AnyPath) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.errors import UserError
-from cartesian_moe_jax.evaluation.of_run import Asked, robustness_of_run
+from cartesian_moe_jax.evaluation.of_run import Asked, robustness_of_run, routing_use_of_run
 from cartesian_moe_jax.models.feed_forwards import moe_layers
 from cartesian_moe_jax.paths import AnyPath
 from cartesian_moe_jax.runs.metric_records import run_metrics
@@ -43,8 +43,6 @@ def measured_of_routing(
         return {"routing_use": None, "robustness": None}
     say("measuring routing and robustness")
     asked = Asked(max_tokens=max_tokens)
-    from cartesian_moe_jax.evaluation.of_run import routing_use_of_run
-
     use = routing_use_of_run(workdir, asked=Asked(max_tokens=config.evaluation.max_tokens))
     return {
         "routing_use": {name: use[name] for name in ("load", "pairs")},

@@ -4,6 +4,7 @@ WORKDIR/records/   a small file for each finished run: all that the report needs
 WORKDIR/runs/      run directories as train.py makes them; those that only tuned are removed
 """
 
+import datetime
 import gc
 import shutil
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 import jax
 
 from cartesian_moe_jax.config import Config
-from cartesian_moe_jax.data.tokenizers import resolve_tokenizer
+from cartesian_moe_jax.data.tokenizers import resolve_tokenizer, tokenizer_label
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.models.feed_forwards import moe_layers
 from cartesian_moe_jax.models.vocabulary import with_vocabulary
@@ -69,6 +70,19 @@ class Study:
     def record_folder(self) -> AnyPath:
         """The folder of records."""
         return self.workdir / "records"
+
+    def about(self) -> dict[str, str]:
+        """Say what the study is, as label -> text."""
+        training, model = self.config.training, self.config.model
+        tokens = training.steps * training.batch_size * self.config.data.seq_len
+        epochs = tokens / self.setting["train_tokens"]
+        return {
+            "Trained on": f"{tokens:,} tokens a run, {epochs:.2f} epochs of {self.data.spec}",
+            "Tokenizer": tokenizer_label(self.data.tokenizer.identity()),
+            "Plain layer": f"E = {model.moe.num_experts} experts of width D = {model.d_ff}, top-"
+            f"{model.moe.top_k}, in {model.num_layers} layers of width {model.d_model}",
+            "Date": f"{datetime.date.today()}",
+        }
 
     def records(self) -> list[Record]:
         """Read all records there are."""
