@@ -59,6 +59,6 @@ def learning_curve(workdir: AnyPath, config: Config) -> dict[str, list[float]]:
     stretch = (steps - 1) * POINTS // config.training.steps
     points = np.unique(stretch)
     return {
-        "tokens": [int(steps[stretch == point].max()) * tokens_per_step for point in points],
+        "tokens": [float(steps[stretch == point].max() * tokens_per_step) for point in points],
         "loss": [float(losses[stretch == point].mean()) for point in points],
     }

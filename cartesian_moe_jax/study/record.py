@@ -51,11 +51,18 @@ class Record:
 
     @property
     def name(self) -> str:
-        """What tells a run from the others of a study."""
+        """What tells a run from the others of a study; a comparison has one per method and seed."""
+        return self.folder if self.purpose == TUNING else self._label
+
+    @property
+    def folder(self) -> str:
+        """The name of its run directory: other rates are another run."""
         rates = "".join(f".{key}={value:g}" for key, value in sorted(self.rates.items()))
-        return f"{self.purpose}.{self.variant}.seed{self.seed}" + (
-            rates if self.purpose == TUNING else ""
-        )
+        return self._label + rates
+
+    @property
+    def _label(self) -> str:
+        return f"{self.purpose}.{self.variant}.seed{self.seed}"
 
 
 def write_record(folder: AnyPath, record: Record) -> None:

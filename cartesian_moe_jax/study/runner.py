@@ -119,12 +119,12 @@ class Study:
         config = run_config(self.config, run)
         record = run.record(config, self.setting)
         there = {known.name: known for known in self.records()}.get(record.name)
-        if there is not None and not there.failed:
+        if there is not None and not there.failed and there.rates == record.rates:
             self._clock.skip(config.training.steps)
             return there
         self.say(self._clock.line(run.describe()))
         try:
-            record = run.record(config, self.setting, **self._measured(run, config, record.name))
+            record = run.record(config, self.setting, **self._measured(run, config, record.folder))
         except (Stopped, OSError):
             raise  # a full disk is no fault of the method
         except Exception as error:
@@ -136,8 +136,8 @@ class Study:
         self._clean(run, record)
         return record
 
-    def _measured(self, run: Run, config: Config, name: str) -> dict[str, Any]:
-        workdir = self.workdir / "runs" / name
+    def _measured(self, run: Run, config: Config, folder: str) -> dict[str, Any]:
+        workdir = self.workdir / "runs" / folder
         outcome = train(config, workdir)
         if outcome.result is None:
             raise Stopped(outcome.signal)
@@ -152,7 +152,7 @@ class Study:
         jax.clear_caches()
         gc.collect()
         if run.purpose == TUNING and not is_remote(self.workdir):
-            shutil.rmtree(self.workdir / "runs" / record.name, ignore_errors=True)
+            shutil.rmtree(self.workdir / "runs" / record.folder, ignore_errors=True)
 
     def _grid(self, variant: Variant) -> Grid:
         """Return what is tried for a variant; raises UserError if it cannot be trained."""

@@ -124,7 +124,7 @@ def test_the_best_rate_is_taken(finished):
 
 def test_a_run_is_what_its_record_says(finished):
     record = finished.records["comparison.cartesian.seed1"]
-    run = finished.workdir / "runs" / record.name
+    run = finished.workdir / "runs" / record.folder
     config = schema.read(json.loads((run / "config.json").read_text()))
     assert config.training.seed == 1
     assert config.optimizer.learning_rate == record.rates["learning_rate"]
@@ -138,9 +138,9 @@ def test_a_run_is_what_its_record_says(finished):
 def test_all_methods_see_the_same_data_and_the_seeds_other_data(finished):
     """With initial weights this small the first losses differ by what is predicted alone."""
     first = {}
-    for name, record in finished.records.items():
+    for record in finished.records.values():
         if record.purpose == COMPARISON:
-            losses = [r["loss"] for r in run_metrics(finished.workdir / "runs" / name)]
+            losses = [r["loss"] for r in run_metrics(finished.workdir / "runs" / record.folder)]
             first.setdefault(record.seed, []).append(losses[0])
     for losses in first.values():
         assert max(losses) - min(losses) < 0.1
@@ -150,7 +150,7 @@ def test_all_methods_see_the_same_data_and_the_seeds_other_data(finished):
 
 def test_the_curve_is_the_training_loss(finished):
     record = finished.records["comparison.dense.seed0"]
-    run = finished.workdir / "runs" / record.name
+    run = finished.workdir / "runs" / record.folder
     losses = [r["loss"] for r in run_metrics(run) if "loss" in r]
     assert record.curve["loss"] == losses  # 12 steps are fewer than the points of a curve
     assert record.curve["tokens"][-1] == record.tokens
@@ -172,7 +172,7 @@ def test_routing_and_robustness_are_measured_where_there_are_experts(finished):
 
 def test_runs_that_only_tune_leave_nothing_but_their_record(finished):
     kept = {folder.name for folder in (finished.workdir / "runs").iterdir()}
-    assert kept == {name for name, r in finished.records.items() if r.purpose == COMPARISON}
+    assert kept == {r.folder for r in finished.records.values() if r.purpose == COMPARISON}
 
 
 def test_what_is_to_come_is_said(finished):
@@ -204,6 +204,17 @@ def test_a_failed_method_does_not_lose_the_others(finished, tmp_path, monkeypatc
     monkeypatch.setattr(runner, "train", real)
     Study(config, workdir, said.append).run()
     assert not records_of(workdir)["comparison.cartesian.seed0"].failed
+
+
+def test_other_rates_are_another_run(finished, tmp_path):
+    """A grid that has grown since may choose other rates: the comparison is made anew."""
+    few = {"methods": "dense", "seeds": "0", "learning_rates": "1e-2"}
+    Study(study_config(tmp_path, study=few), tmp_path / "study", lambda line: None).run()
+    few["learning_rates"] = "5e-3"
+    Study(study_config(tmp_path, study=few), tmp_path / "study", lambda line: None).run()
+    [record] = read_records(tmp_path / "study" / "records")
+    assert record.rates["learning_rate"] == 5e-3
+    assert len(list((tmp_path / "study" / "runs").iterdir())) == 2
 
 
 def test_a_diverged_run_is_a_failed_one(finished, tmp_path):
