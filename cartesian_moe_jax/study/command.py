@@ -28,15 +28,13 @@ def run_study(
             study.run(after_each_seed=lambda: _report(study))
     except Stopped as stopped:
         raise KeyboardInterrupt from stopped
-    written = _report(study)
-    _say(f"report      {written[0]}\nas a page   {written[-1]}")
+    _report(study)
+    _say(f"report      {workdir / 'report.md'}\nas a page   {workdir / 'report.html'}")
 
 
-def _report(study: Study) -> list[AnyPath]:
+def _report(study: Study) -> None:
     """Write the report of all records there are."""
-    return write_report(
-        study.workdir, study.records(), reference_of(study.config.study), study.about()
-    )
+    write_report(study.workdir, study.records(), reference_of(study.config.study), study.about())
 
 
 def _take_in(study: Study, folder: AnyPath) -> None:
