@@ -63,7 +63,7 @@ CPU = {
     "study": {
         "methods": ALL,
         "learning_rates": "2e-3,4e-3,8e-3",
-        "expert_rates": "1,2",
+        "expert_rates": "1,2,4",
         "extensions": 2,
         "tuning_steps": 500,
         "robustness_tokens": 32_768,

@@ -103,9 +103,12 @@ def _remarks(study: Comparison, variant: str) -> list[str]:
 def _end_of_grid(field: str, chosen: Rates, tried: Sequence[Rates]) -> list[str]:
     """Say so if the chosen value is the lowest or highest of those tried beside it."""
     value, words = getattr(chosen, field), FIELDS[field]
-    others = {"learning_rate": "expert_rate", "expert_rate": "learning_rate"}
-    same = [r for r in tried if getattr(r, others[field]) == getattr(chosen, others[field])]
-    values = sorted({getattr(rates, field) for rates in same})
+    # Learning rates are tried first, multipliers then at the best of them.
+    beside = {
+        "learning_rate": tried,
+        "expert_rate": [rates for rates in tried if rates.learning_rate == chosen.learning_rate],
+    }
+    values = sorted({getattr(rates, field) for rates in beside[field]})
     if chosen not in tried:
         return ["the chosen rates were not tried in tuning"] if field == "learning_rate" else []
     if len(values) == 1:
