@@ -259,7 +259,7 @@ class StudyConfig:
     )
     extensions: int = setting(
         2,
-        "How often one more is tried, at the same ratio, while the best lies at an end.",
+        "How often one more of each is tried, at the same ratio, while the best lies at an end.",
         at_least(0),
         resumable=True,
     )

@@ -69,21 +69,36 @@ def _line(losses: Losses) -> list[Rates]:
 
 def _extension(grid: Grid, losses: Losses) -> Rates | None:
     """Return the next learning rate beyond the end at which the best lies."""
-    line = _line(losses)
-    if len(line) < 2 or len(line) >= len(grid.learning_rates) + grid.extensions:
-        return None
-    top = min(line, key=lambda rates: losses[rates])
-    if top not in (line[0], line[-1]) or math.isinf(losses[top]):
-        return None
-    neighbour = line[1] if top == line[0] else line[-2]
-    beyond = top.learning_rate**2 / neighbour.learning_rate
-    return Rates(float(f"{beyond:.4g}"))
+    line = {rates.learning_rate: losses[rates] for rates in _line(losses)}
+    beyond = _beyond(line, len(grid.learning_rates) + grid.extensions)
+    return None if beyond is None else Rates(beyond)
 
 
 def _multiplier(grid: Grid, losses: Losses) -> Rates | None:
+    """Return the next multiplier at the best learning rate, also beyond an end."""
     top = min(_line(losses), key=lambda rates: losses[rates])
     wanted = [top._replace(expert_rate=rate) for rate in grid.expert_rates]
-    return next((rates for rates in wanted if rates not in losses), None)
+    missing = [rates for rates in wanted if rates not in losses]
+    if missing:
+        return missing[0]
+    column = {r.expert_rate: losses[r] for r in losses if r.learning_rate == top.learning_rate}
+    beyond = _beyond(column, len({1.0, *grid.expert_rates}) + grid.extensions)
+    return None if beyond is None else top._replace(expert_rate=beyond)
+
+
+def _beyond(line: Mapping[float, float], most: int) -> float | None:
+    """Return the value beyond the end of a line at which its best lies, at the same ratio.
+
+    ``line`` is value -> loss. None where the best lies within, or failed, or ``most`` were tried.
+    """
+    values = sorted(line)
+    if len(values) < 2 or len(values) >= most:
+        return None
+    top = min(values, key=lambda value: line[value])
+    if top not in (values[0], values[-1]) or math.isinf(line[top]):
+        return None
+    neighbour = values[1] if top == values[0] else values[-2]
+    return float(f"{top**2 / neighbour:.4g}")
 
 
 def numbers(text: str, field: str) -> tuple[float, ...]:

@@ -24,14 +24,19 @@ def valley(lowest):
 
 
 def test_the_grid_then_multipliers_at_its_best():
-    losses = tried(GRID, valley(2e-3))
+    grid = GRID._replace(extensions=0)
+    losses = tried(grid, valley(2e-3))
     assert list(losses) == [Rates(1e-3), Rates(2e-3), Rates(4e-3), Rates(2e-3, 2.0)]
-    assert best(GRID, losses) == Rates(2e-3)
+    assert best(grid, losses) == Rates(2e-3)
 
 
-def test_a_better_multiplier_is_taken():
-    losses = tried(GRID, lambda rates: valley(2e-3)(rates) - 3 * rates.expert_rate)
-    assert best(GRID, losses) == Rates(2e-3, 2.0)
+def test_multipliers_grow_beyond_an_end_too():
+    def loss(rates):
+        return valley(2e-3)(rates._replace(expert_rate=0)) + abs(math.log2(rates.expert_rate) - 2)
+
+    losses = tried(GRID, loss)
+    assert [r.expert_rate for r in sorted(losses) if r.learning_rate == 2e-3] == [1, 2, 4, 8]
+    assert best(GRID, losses) == Rates(2e-3, 4.0)
 
 
 @pytest.mark.parametrize("lowest, beyond", [(8e-3, [8e-3, 16e-3]), (0.5e-3, [0.5e-3, 0.25e-3])])
