@@ -106,8 +106,9 @@ def test_a_stopped_study_keeps_what_was_made_and_continues(finished):
 
 
 def test_a_finished_study_trains_nothing(finished, monkeypatch):
-    monkeypatch.setattr(runner, "train", None)
+    monkeypatch.setattr(runner, "train", None)  # a call would be recorded as a failure
     finished.study().run()
+    assert records_of(finished.workdir) == finished.records
 
 
 def test_the_best_rate_is_taken(finished):
