@@ -15,6 +15,7 @@ FLOORS = {
     "settings": 0,
     "errors": 0,
     "cache": 0,
+    "columns": 0,
     "paths": 0,
     "process_memory": 0,
     "kernels": 1,

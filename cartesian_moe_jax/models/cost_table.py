@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from cartesian_moe_jax.columns import columns
 from cartesian_moe_jax.models.cost import Cost
 
 HEADER = (
@@ -17,15 +18,7 @@ HEADER = (
 
 def cost_table(costs: Mapping[str, Cost]) -> str:
     """Return a row for each cost, columns aligned; GB are 10^9 bytes."""
-    rows = [HEADER, *(_cells(name, cost) for name, cost in costs.items())]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if index else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
+    return columns([HEADER, *(_cells(name, cost) for name, cost in costs.items())])
 
 
 def _cells(name: str, cost: Cost) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ def run_study(
         _take_in(study, folder)
     try:
         if not report_only:
+            _say(study.widths())
             study.run(after_each_seed=lambda: _report(study))
     except Stopped as stopped:
         raise KeyboardInterrupt from stopped

@@ -124,6 +124,7 @@ def model_facts(config: Config) -> dict[str, Any]:
         "active_parameters": counts.active,
         "forward_flops": forward_flops_per_token(parameters, model, config.data.seq_len),
         "has_experts": bool(moe_layers(model)),
+        "in_place": bool(model.moe.interval),
     }
 
 

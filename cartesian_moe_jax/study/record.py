@@ -31,7 +31,7 @@ class Record:
     model: dict[str, Any]
     """``d_ff``, ``d_expert``, ``num_experts``, ``sublayers``, ``top_k``, ``total_parameters``,
     ``active_parameters`` (of a varying number of experts, the most), ``forward_flops`` per token,
-    and ``has_experts``."""
+    ``has_experts``, and ``in_place`` (experts, or feed-forwards in their place)."""
     failed: str = ""
     """Why there are no measurements; empty: there are."""
     tokens: int = 0

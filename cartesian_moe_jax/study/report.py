@@ -1,10 +1,10 @@
 """The report of a study: Markdown with pictures, and the same as one page."""
 
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from cartesian_moe_jax.errors import UserError
-from cartesian_moe_jax.paths import AnyPath, is_remote, reported, write_atomically
+from cartesian_moe_jax.paths import AnyPath, entries, is_remote, reported, write_atomically
 from cartesian_moe_jax.study.comparison import Comparison, compare
 from cartesian_moe_jax.study.page import page
 from cartesian_moe_jax.study.record import Record
@@ -73,7 +73,17 @@ def write_report(
             (folder / PICTURES).mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
         write_atomically(folder / name, content)
+    _remove_pictures_not_in(folder, pictures)
     return [folder / name for name in contents]
+
+
+def _remove_pictures_not_in(folder: AnyPath, names: Iterable[str]) -> None:
+    """Remove what an earlier report left, which the text no longer names."""
+    kept = set(names)
+    for file in entries(folder / PICTURES):
+        if file.suffix == ".svg" and f"{PICTURES}/{file.name}" not in kept:
+            with reported("removed", file):
+                file.unlink()
 
 
 def document(sections: Sequence[Section], about: Mapping[str, str]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from cartesian_moe_jax.columns import columns
 from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.data.tokenizers import resolve_tokenizer, tokenizer_label
 from cartesian_moe_jax.errors import UserError
@@ -19,10 +20,12 @@ from cartesian_moe_jax.models.feed_forwards import moe_layers
 from cartesian_moe_jax.models.vocabulary import with_vocabulary
 from cartesian_moe_jax.paths import AnyPath, is_remote
 from cartesian_moe_jax.study.clock import Clock
+from cartesian_moe_jax.study.matched import HEADER, matched_cells
 from cartesian_moe_jax.study.measured import measured_of_result, measured_of_routing
 from cartesian_moe_jax.study.plan import (
     Run,
     comparison_run,
+    model_facts,
     run_config,
     seeds_of,
     setting_of,
@@ -36,7 +39,12 @@ from cartesian_moe_jax.study.record import (
     write_record,
 )
 from cartesian_moe_jax.study.tuning import Grid, Rates, best, grid_of, next_trial
-from cartesian_moe_jax.study.variants import Variant, parse_variants, reference_of
+from cartesian_moe_jax.study.variants import (
+    Variant,
+    parse_variants,
+    reference_of,
+    variant_config,
+)
 from cartesian_moe_jax.training.loop import prepare, train
 from cartesian_moe_jax.training.trainer import check_trainable
 
@@ -83,6 +91,14 @@ class Study:
             f"{model.moe.top_k}, in {model.num_layers} layers of width {model.d_model}",
             "Date": f"{datetime.date.today()}",
         }
+
+    def widths(self) -> str:
+        """Return what is to be trained as a table: widths, counts, deviations from the budget."""
+        rows = [
+            [v.name, *matched_cells(model_facts(variant_config(self.config, v)), self.setting)]
+            for v in self.variants
+        ]
+        return columns([HEADER, *rows])
 
     def records(self) -> list[Record]:
         """Read all records there are."""
@@ -138,7 +154,7 @@ class Study:
 
     def _measured(self, run: Run, config: Config, folder: str) -> dict[str, Any]:
         workdir = self.workdir / "runs" / folder
-        outcome = train(config, workdir)
+        outcome = train(config, workdir, self.data if config.data == self.config.data else None)
         if outcome.result is None:
             raise Stopped(outcome.signal)
         measured = measured_of_result(outcome.result, workdir, config)

@@ -40,9 +40,10 @@ class Outcome(NamedTuple):
     """The signal that stopped it."""
 
 
-def train(config: Config, workdir: AnyPath) -> Outcome:
+def train(config: Config, workdir: AnyPath, data: PreparedData | None = None) -> Outcome:
     """Train, or continue, the run in ``workdir`` until its last step, and evaluate it.
 
+    ``data`` is what ``prepare`` returns for the config, if the caller has it.
     Raises UserError for what the user can mend: the config, the data, the folder, the disk.
     """
     tokenizer = tokenizer_of(config, RunDirectory(workdir))
@@ -54,7 +55,7 @@ def train(config: Config, workdir: AnyPath) -> Outcome:
 
     check_trainable(config)
     use_compilation_cache(cache_folder(config.training.compilation_cache, "xla"))
-    trainer = Trainer(config, prepare(config, tokenizer))
+    trainer = Trainer(config, data or prepare(config, tokenizer))
     if writes:
         run.begin(config, tokenizer.description())
     with (

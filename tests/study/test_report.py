@@ -188,6 +188,30 @@ def test_the_pictures_of_the_text_are_there_and_no_others(whole):
     assert {folder / name for name in named} == set((folder / "pictures").iterdir())
 
 
+def test_pictures_of_an_earlier_report_are_removed_and_nothing_else(tmp_path):
+    written(tmp_path, records.study())
+    (tmp_path / "pictures" / "mine.png").write_bytes(b"kept")
+    (tmp_path / "mine.svg").write_text("kept")
+    bare = {"curve": {}, "routing_use": None, "robustness": None}
+    written(tmp_path, [records.compared("dense", 0, **bare)], "dense")
+    assert [file.name for file in (tmp_path / "pictures").iterdir()] == ["mine.png"]
+    assert (tmp_path / "mine.svg").exists()
+
+
+def test_the_end_of_a_grid_is_told_from_its_inside(tmp_path):
+    """Multipliers are tried at one learning rate only: the others say nothing of their end."""
+    tried = [(0.001, 1, 4.4), (0.002, 1, 4.3), (0.004, 1, 4.5), (0.002, 2, 4.2), (0.002, 4, 4.1)]
+    rates = {"learning_rate": 0.002, "expert_rate": 4.0}
+    runs = [records.compared("cartesian", 0, rates=rates)]
+    runs += [records.tuned("cartesian", rate, loss, float(times)) for rate, times, loss in tried]
+    text = section(written(tmp_path, runs, "cartesian"), "Tuning of the learning rates")
+    assert "the chosen rate of the experts, 4, is the highest that was tried" in text
+    assert "the chosen learning rate" not in text
+    beyond = records.tuned("cartesian", 0.002, 4.15, 8.0)
+    text = section(written(tmp_path, [*runs, beyond], "cartesian"), "Tuning of the learning rates")
+    assert "`cartesian`: the choice lies inside the grid." in text
+
+
 def test_a_report_is_the_same_each_time(whole, tmp_path):
     folder, _ = whole
     written(tmp_path, records.study()[::-1])

@@ -52,11 +52,11 @@ def stopping(after, signal_number=signal.SIGINT):
     """``train`` that a signal stops before its (after + 1)-th run."""
     calls = []
 
-    def train(config, workdir):
+    def train(config, workdir, data):
         calls.append(workdir)
         if len(calls) > after:
             return Outcome(stopped_at=1, signal=signal_number)
-        return real(config, workdir)
+        return real(config, workdir, data)
 
     real = runner.train
     return train
@@ -188,10 +188,10 @@ def test_a_failed_method_does_not_lose_the_others(finished, tmp_path, monkeypatc
     few = {"methods": "cartesian,dense", "seeds": "0", "learning_rates": "1e-2"}
     config = study_config(tmp_path, study=few)
 
-    def train(config, workdir):
+    def train(config, workdir, data):
         if config.model.moe.sublayers == 2:
             raise RuntimeError("RESOURCE_EXHAUSTED: out of\nmemory")
-        return real(config, workdir)
+        return real(config, workdir, data)
 
     real = runner.train
     monkeypatch.setattr(runner, "train", train)
@@ -248,6 +248,18 @@ def test_records_of_another_setting_are_refused(finished, tmp_path):
     assert "was run with training.steps=12, this study has training.steps=24" in words
     words = message_of(run_study, other, tmp_path / "other", [finished.workdir])
     assert "training.steps" in words and not (tmp_path / "other" / "records").exists()
+
+
+def test_widths_and_what_deviates_are_said_before_anything_is_trained(finished):
+    _, *rows = [line.split() for line in finished.study().widths().splitlines()]
+    assert [row[0] for row in rows] == METHODS.split(",")
+    budget = finished.study().setting
+    for row in rows:
+        model = finished.records[f"comparison.{row[0]}.seed0"].model
+        assert row[-4] == f"{model['total_parameters'] / 1e6:.3f}"
+        assert row[-1] == f"{model['active_parameters'] / budget['active_parameters'] - 1:+.2%}"
+        widths = [str(model["d_expert"]), str(model["sublayers"])]
+        assert row[2:4] == (widths if model["in_place"] else ["-", "-"])
 
 
 @pytest.mark.parametrize(
