@@ -9,6 +9,8 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKDIR ?= runs/quickstart
 RUN = $(VENV)/bin/python
+# A file of tests is run by one process; up to four share them.
+PYTEST = $(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: quickstart test test-long lint format bench-layer bench-data clean
 
@@ -16,10 +18,10 @@ quickstart: $(VENV)/.installed
 	$(RUN) train.py --config=configs/quickstart.py --workdir=$(WORKDIR)
 
 test: $(VENV)/.installed-dev
-	$(RUN) -m pytest
+	$(PYTEST)
 
 test-long: $(VENV)/.installed-long
-	$(RUN) -m pytest -m "long or not long"
+	$(PYTEST) -m "long or not long"
 
 lint: $(VENV)/.installed-dev
 	$(RUN) -m ruff format --check .

@@ -5,6 +5,7 @@ so two counts say which width a budget needs.
 """
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 from cartesian_moe_jax.config import ModelConfig
@@ -40,6 +41,7 @@ def budget_of(config: ModelConfig) -> Budget:
     return count(with_method(config, "smoe_share", plain_layer(config)))
 
 
+@functools.lru_cache(maxsize=256)
 def count(config: ModelConfig) -> Budget:
     """Count a model's parameters."""
     parameters = named_parameters(abstract_model(config, LAYOUTS["data"]))

@@ -19,7 +19,7 @@ from cartesian_moe_jax.training.loop import Outcome
 from tests import processes
 from tests.messages import message_of
 
-METHODS = "smoe_share,cartesian,dense"
+METHODS = "cartesian,dense"
 STUDY = {
     "methods": METHODS,
     "seeds": "0,1",
@@ -102,7 +102,7 @@ def test_a_stopped_study_keeps_what_was_made_and_continues(finished):
     assert finished.stopped.value.signal == signal.SIGINT
     assert len(finished.first) == 3
     now = {file.name: file.stat().st_mtime_ns for file in finished.files()}
-    assert finished.first.items() <= now.items() and len(now) == 12
+    assert finished.first.items() <= now.items() and len(now) == 8
 
 
 def test_a_finished_study_trains_nothing(finished, monkeypatch):
@@ -159,14 +159,11 @@ def test_the_curve_is_the_training_loss(finished):
 
 
 def test_routing_and_robustness_are_measured_where_there_are_experts(finished):
-    plain = finished.records["comparison.smoe_share.seed0"]
     cartesian = finished.records["comparison.cartesian.seed0"]
     dense = finished.records["comparison.dense.seed0"]
     assert dense.routing_use is None and dense.robustness is None
-    assert [len(plain.routing_use["load"]), len(plain.routing_use["load"][0])] == [1, 1]
     assert len(cartesian.routing_use["load"][0]) == 2
     assert math.isclose(sum(sum(row) for row in cartesian.routing_use["pairs"][0][0]), 1)
-    assert not plain.routing_use["pairs"][0]
     kinds = {(trial["kind"], trial["where"]) for trial in cartesian.robustness}
     assert ("none", "all") in kinds and ("disabled", "sublayer 1") in kinds
 
@@ -177,9 +174,9 @@ def test_runs_that_only_tune_leave_nothing_but_their_record(finished):
 
 
 def test_what_is_to_come_is_said(finished):
-    first = "[1/12] tuning: smoe_share, seed 1000, learning rate 0.005"
+    first = "[1/8] tuning: cartesian, seed 1000, learning rate 0.005"
     assert finished.said[0] == first
-    assert any(line.startswith("[12/12] comparison: dense, seed 1") for line in finished.said)
+    assert any(line.startswith("[8/8] comparison: dense, seed 1") for line in finished.said)
 
 
 def test_a_failed_method_does_not_lose_the_others(finished, tmp_path, monkeypatch):
