@@ -107,7 +107,9 @@ def test_gradients_are_none_of_their_business():
     )
     assert nothing is None
     assert choices.shape == (1, 2, 24, 4)
-    jax.tree.map(np.testing.assert_array_equal, plain, asked)
+    for name, expected in plain.items():  # another program may round its sums otherwise
+        atol = 1e-6 * np.abs(expected).max()
+        np.testing.assert_allclose(asked[name], expected, rtol=1e-5, atol=atol, err_msg=name)
 
 
 @pytest.mark.parametrize(
