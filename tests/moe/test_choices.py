@@ -101,15 +101,13 @@ def test_gradients_are_none_of_their_business():
         hidden, stats = with_parameters(model, parameters).hidden(tokens, keep_choices=keep)
         return jnp.sum(jnp.sin(hidden)), stats.choices
 
-    gradient = jax.jit(jax.grad(total, has_aux=True), static_argnums=1)
+    gradient = jax.grad(total, has_aux=True)  # not compiled as a whole: fusions may differ
     (plain, nothing), (asked, choices) = (
         gradient(named_parameters(model), k) for k in (False, True)
     )
     assert nothing is None
     assert choices.shape == (1, 2, 24, 4)
-    for name, expected in plain.items():  # another program may round its sums otherwise
-        atol = 1e-6 * np.abs(expected).max()
-        np.testing.assert_allclose(asked[name], expected, rtol=1e-5, atol=atol, err_msg=name)
+    jax.tree.map(np.testing.assert_array_equal, plain, asked)
 
 
 @pytest.mark.parametrize(

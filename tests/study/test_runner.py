@@ -182,7 +182,7 @@ def test_what_is_to_come_is_said(finished):
 def test_a_failed_method_does_not_lose_the_others(finished, tmp_path, monkeypatch):
     """And it is tried again when the study is."""
     workdir = tmp_path / "study"
-    few = {"methods": "cartesian,dense", "seeds": "0", "learning_rates": "1e-2"}
+    few = {"methods": "cartesian,smoe_share", "seeds": "0", "learning_rates": "1e-2"}
     config = study_config(tmp_path, study=few)
 
     def train(config, workdir, data):
@@ -196,7 +196,10 @@ def test_a_failed_method_does_not_lose_the_others(finished, tmp_path, monkeypatc
     Study(config, workdir, said.append).run()
     records = records_of(workdir)
     assert records["comparison.cartesian.seed0"].failed == "RESOURCE_EXHAUSTED: out of memory"
-    assert not records["comparison.dense.seed0"].failed
+    plain = records["comparison.smoe_share.seed0"]
+    assert not plain.failed
+    assert [len(plain.routing_use["load"]), len(plain.routing_use["load"][0])] == [1, 1]
+    assert not plain.routing_use["pairs"][0]
     assert "failed: RESOURCE_EXHAUSTED: out of memory" in said
 
     monkeypatch.setattr(runner, "train", real)
