@@ -3,6 +3,7 @@
 import jax
 from flax import nnx
 from jax.sharding import Mesh
+from jaxtyping import Array, UInt32
 
 from cartesian_moe_jax.config import ModelConfig, MoEConfig
 from cartesian_moe_jax.errors import UserError, lookup
@@ -21,7 +22,9 @@ def layout_named(name: str) -> Layout:
     return lookup(LAYOUTS, name, "config.parallel.layout")
 
 
-def build_model(config: ModelConfig, layout: Layout, seed: int) -> LanguageModel:
+def build_model(
+    config: ModelConfig, layout: Layout, seed: int | UInt32[Array, ""]
+) -> LanguageModel:
     """Build a model with initial weights; raises UserError for a name it does not know."""
     lookup(ACTIVATIONS, config.activation, "config.model.activation")
     lookup(REMAT, config.remat, "config.model.remat")
@@ -29,7 +32,7 @@ def build_model(config: ModelConfig, layout: Layout, seed: int) -> LanguageModel
     lookup(FEED_FORWARDS, config.moe.layer, "config.model.moe.layer")
     _check_router(config.moe)
     exchange = EXCHANGES[layout.exchange]
-    return LanguageModel(config, exchange=exchange, rngs=nnx.Rngs(params=seed))
+    return LanguageModel(config, exchange=exchange, rngs=nnx.Rngs(params=jax.random.key(seed)))
 
 
 def _check_router(moe: MoEConfig) -> None:

@@ -1,30 +1,52 @@
 """The optimizer: clip, then AdamW with warm-up and cosine decay."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from cartesian_moe_jax.config import OptimizerConfig
 from cartesian_moe_jax.errors import UserError, lookup
 
-Parameters = Mapping[str, Float[Array, "..."]]
+Updates = Mapping[str, Float[Array, "..."]]
 
 
-def learning_rate_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Linear from 0 to the peak in warmup_steps, then a cosine to the final rate at ``steps``."""
+class Rates(NamedTuple):
+    """Learning rates of a run, as arguments of its step: runs with other rates share a program."""
+
+    peak: Float[ArrayLike, ""]
+    experts: Float[ArrayLike, ""]
+    """Multiplies the rate of the routed experts."""
+
+    @classmethod
+    def of(cls, config: OptimizerConfig) -> "Rates":
+        """Return those that a config names."""
+        return cls(np.float32(config.learning_rate), np.float32(config.expert_rate))
+
+
+def learning_rate_schedule(
+    config: OptimizerConfig, steps: int, peak: Float[ArrayLike, ""] | None = None
+) -> optax.Schedule:
+    """Linear from 0 to the peak in warmup_steps, then a cosine to the final rate at ``steps``.
+
+    ``peak`` is in place of the config's.
+    """
     if config.warmup_steps >= steps:
         raise UserError(
             f"config.optimizer.warmup_steps={config.warmup_steps} is not allowed: "
             f"below config.training.steps={steps}"
         )
-    return optax.warmup_cosine_decay_schedule(
-        init_value=0.0 if config.warmup_steps else config.learning_rate,
-        peak_value=config.learning_rate,
+    of_peak = optax.warmup_cosine_decay_schedule(
+        init_value=0.0 if config.warmup_steps else 1.0,
+        peak_value=1.0,
         warmup_steps=config.warmup_steps,
         decay_steps=steps,
-        end_value=config.final_learning_rate * config.learning_rate,
+        end_value=config.final_learning_rate,
     )
+    peak = config.learning_rate if peak is None else peak
+    return lambda count: peak * of_peak(count)
 
 
 def is_decayed(name: str) -> bool:
@@ -37,28 +59,30 @@ def is_decayed(name: str) -> bool:
     return not (name.endswith("bias") or (name.endswith("gain") and inside_a_layer))
 
 
-def rate_multiplier(config: OptimizerConfig, name: str, shape: Sequence[int]) -> float:
+def _rate_multiplier(
+    config: OptimizerConfig, experts: Float[ArrayLike, ""], name: str, shape: Sequence[int]
+) -> Float[ArrayLike, ""]:
     """Return what multiplies the learning rate of a parameter: 1 but for the routed experts'."""
     if "/experts/" not in name:
         return 1.0
     scaled_by_width = config.expert_reference_width and name.endswith("/down")
-    return config.expert_rate * (
-        config.expert_reference_width / shape[-2] if scaled_by_width else 1
-    )
+    return experts * (config.expert_reference_width / shape[-2] if scaled_by_width else 1.0)
 
 
-def _multiply_rates(config: OptimizerConfig) -> list[optax.GradientTransformation]:
-    """Return the stage that does, or none: without it the state is as it always was."""
-    if config.expert_rate == 1 and not config.expert_reference_width:
-        return []
-    return [
-        optax.stateless(
-            lambda updates, _: {
-                name: rate_multiplier(config, name, update.shape) * update
-                for name, update in updates.items()
-            }
-        )
-    ]
+def _with_multipliers(
+    moves: optax.GradientTransformation, config: OptimizerConfig, experts: Float[ArrayLike, ""]
+) -> optax.GradientTransformation:
+    """Return ``moves`` with the rate of the routed experts multiplied; the state stays its own."""
+
+    def update(gradients: Updates, state: Any, parameters: Updates) -> tuple[Updates, Any]:
+        updates, state = moves.update(gradients, state, parameters)
+        multiplied = {
+            name: _rate_multiplier(config, experts, name, value.shape) * value
+            for name, value in updates.items()
+        }
+        return multiplied, state
+
+    return optax.GradientTransformation(moves.init, update)
 
 
 def _adamw(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -82,12 +106,16 @@ OPTIMIZERS: Mapping[
 """The optimizers that ``config.optimizer.name`` names."""
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+def make_optimizer(
+    config: OptimizerConfig, steps: int, rates: Rates | None = None
+) -> optax.GradientTransformation:
     """Build the optimizer of a run of ``steps`` steps, clipping included.
 
     A multiplied rate moves the step and the decay alike; clipping sees the gradients before it.
+    ``rates``, which may be traced, are in place of the config's.
     """
     build = lookup(OPTIMIZERS, config.name, "config.optimizer.name")
+    rates = Rates.of(config) if rates is None else rates
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
-    moves = build(config, learning_rate_schedule(config, steps))
-    return optax.chain(clip, moves, *_multiply_rates(config))
+    moves = build(config, learning_rate_schedule(config, steps, rates.peak))
+    return optax.chain(clip, _with_multipliers(moves, config, rates.experts))

@@ -1,12 +1,13 @@
 """All that a training step changes, as one pytree."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int, UInt32
 
 from cartesian_moe_jax.config import ModelConfig
 from cartesian_moe_jax.models.build import build_model
@@ -33,7 +34,7 @@ def init_state(
     config: ModelConfig,
     layout: Layout,
     optimizer: optax.GradientTransformation,
-    seed: int,
+    seed: int | UInt32[Array, ""],
 ) -> TrainState:
     """Return the state before the first step."""
     parameters = named_parameters(build_model(config, layout, seed))
@@ -62,18 +63,17 @@ def abstract_state(
     )
 
 
-def create_state(
-    config: ModelConfig,
-    layout: Layout,
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-    seed: int,
-) -> TrainState:
-    """Create the state where it belongs: no device ever holds more than its part."""
+def make_create_state(
+    config: ModelConfig, layout: Layout, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> Callable[[UInt32[ArrayLike, ""]], TrainState]:
+    """Return a compiled function of the seed that creates the state where it belongs.
+
+    No device ever holds more than its part. The seed is an argument, since within the program
+    it would make each seed compile anew.
+    """
     where = jax.tree.map(lambda s: s.sharding, abstract_state(config, layout, optimizer, mesh))
-    create = jax.jit(
-        lambda: init_state(config, layout, optimizer, seed),
+    return jax.jit(
+        lambda seed: init_state(config, layout, optimizer, seed),
         out_shardings=where,
         compiler_options=_RUN_ONCE.get(jax.default_backend()),
     )
-    return create()

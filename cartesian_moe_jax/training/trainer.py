@@ -4,8 +4,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
+from jaxtyping import Array, Int
 
 from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.data.loader import TrainingBatches, training_batches
@@ -18,9 +20,9 @@ from cartesian_moe_jax.models.build import abstract_model, layout_named
 from cartesian_moe_jax.parallel.layouts import Layout
 from cartesian_moe_jax.parallel.mesh import make_mesh
 from cartesian_moe_jax.runs.checkpoints import ARRAYS, Checkpoints
-from cartesian_moe_jax.training.optimizer import make_optimizer
-from cartesian_moe_jax.training.state import TrainState, abstract_state, create_state
-from cartesian_moe_jax.training.step import make_train_step
+from cartesian_moe_jax.training.optimizer import Rates, make_optimizer
+from cartesian_moe_jax.training.state import TrainState, abstract_state, make_create_state
+from cartesian_moe_jax.training.step import StepReport, make_train_step
 
 
 class Trainer:
@@ -33,16 +35,32 @@ class Trainer:
         self.evaluator = Evaluator(config, data.validation, data.tokenizer, self.mesh, self.layout)
         self.place = self.evaluator.place
         self.abstract = abstract_state(config.model, self.layout, self.optimizer, self.mesh)
-        step = make_train_step(
-            self.evaluator.skeleton, self.optimizer, config.model, config.training.accumulate
+        self.rates, self.seed = Rates.of(config.optimizer), np.uint32(config.training.seed)
+        self.jitted_create_state = make_create_state(
+            config.model, self.layout, self.optimizer, self.mesh
         )
         where = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
-        self.step = jax.jit(step, donate_argnums=0, out_shardings=(where, None))
+        self.jitted_step = jax.jit(self._step, donate_argnums=0, out_shardings=(where, None))
+
+    def _step(
+        self, state: TrainState, tokens: Int[Array, "batch seq_plus_1"], rates: Rates
+    ) -> tuple[TrainState, StepReport]:
+        config = self.config
+        optimizer = make_optimizer(config.optimizer, config.training.steps, rates)
+        step = make_train_step(
+            self.evaluator.skeleton, optimizer, config.model, config.training.accumulate
+        )
+        return step(state, tokens)
+
+    def step(
+        self, state: TrainState, tokens: Int[Array, "batch seq_plus_1"]
+    ) -> tuple[TrainState, StepReport]:
+        """Return the state after one step, compiled at the first; ``state`` is used up."""
+        return self.jitted_step(state, tokens, self.rates)
 
     def create_state(self) -> TrainState:
         """Return the state before the first step, every leaf where it belongs."""
-        seed = self.config.training.seed
-        return create_state(self.config.model, self.layout, self.optimizer, self.mesh, seed)
+        return self.jitted_create_state(self.seed)
 
     def restore_state(
         self, checkpoints: Checkpoints, step: int

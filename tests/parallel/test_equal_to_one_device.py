@@ -16,7 +16,7 @@ from cartesian_moe_jax.moe.routers.top_p import TopP
 from cartesian_moe_jax.parallel.layouts import LAYOUTS
 from cartesian_moe_jax.parallel.mesh import BATCH, make_mesh
 from cartesian_moe_jax.training.optimizer import make_optimizer
-from cartesian_moe_jax.training.state import create_state
+from cartesian_moe_jax.training.state import make_create_state
 from cartesian_moe_jax.training.step import make_train_step
 from tests import tiny
 
@@ -49,24 +49,32 @@ def keep_gradients():
     )
 
 
-def run(config, parallel, tokens, skew):
-    """Loss, statistics, gradients, norm and the parameters after one clipped SGD step."""
+@functools.cache
+def prepared(config, parallel):
+    """The mesh, the state to begin with and the compiled step, which keeps the gradients."""
     layout, devices = LAYOUTS[parallel.layout], jax.devices()
     mesh = make_mesh(parallel, devices[:1] if parallel == ONE else devices)
     sgd = OptimizerConfig(name="sgd", learning_rate=1.0, warmup_steps=0, clip_norm=0.5)
     optimizer = optax.chain(keep_gradients(), make_optimizer(sgd, steps=10))
     step = make_train_step(abstract_model(config, layout), optimizer, config)
     with jax.set_mesh(mesh):
-        state = create_state(config, layout, optimizer, mesh, seed=3)
+        state = make_create_state(config, layout, optimizer, mesh)(np.uint32(3))
+        return mesh, state, jax.jit(step)
+
+
+def run(config, parallel, skew):
+    """Loss, statistics, gradients, norm and the parameters after one clipped SGD step."""
+    mesh, state, step = prepared(config, parallel)
+    with jax.set_mesh(mesh):
         state = state._replace(parameters=skewed(state.parameters, skew))
-        placed = jax.device_put(tokens, jax.sharding.NamedSharding(mesh, BATCH))
-        after, report = jax.jit(step)(state, placed)
+        placed = jax.device_put(TOKENS, jax.sharding.NamedSharding(mesh, BATCH))
+        after, report = step(state, placed)
     return jax.device_get((*report, after.optimizer[0], after.parameters))
 
 
 @functools.cache
 def on_one_device(config, skew):
-    return run(config, ONE, TOKENS, skew)
+    return run(config, ONE, skew)
 
 
 def skewed(parameters, skew):
@@ -111,7 +119,7 @@ def routing_margin(config, skew):
 @pytest.mark.parametrize("skew", [0.0, 0.5], ids=["even", "skewed"])
 @pytest.mark.parametrize("mesh", MESHES)
 def test_layout_equals_one_device(mesh, skew):
-    ours, theirs = run(CONFIG, MESHES[mesh], TOKENS, skew), on_one_device(CONFIG, skew)
+    ours, theirs = run(CONFIG, MESHES[mesh], skew), on_one_device(CONFIG, skew)
     assert_equal_runs(ours, theirs)
     assert theirs[1] > 0.5, "the step must be clipped for its norm to matter"
 
@@ -143,7 +151,7 @@ def top_p_margin(config):
 @pytest.mark.parametrize("router", ROUTED)
 def test_routers_on_a_layout_equal_one_device(router, mesh):
     config = ROUTED[router]
-    ours, theirs = run(config, MESHES[mesh], TOKENS, 0.0), on_one_device(config, 0.0)
+    ours, theirs = run(config, MESHES[mesh], 0.0), on_one_device(config, 0.0)
     assert_equal_runs(ours, theirs)
     assert theirs[1] > 0.5, "the step must be clipped for its norm to matter"
 
@@ -161,7 +169,7 @@ def test_moments_lie_beside_their_parameters():
     mesh = make_mesh(MESHES["expert"])
     optimizer = make_optimizer(OptimizerConfig(warmup_steps=0), steps=10)
     with jax.set_mesh(mesh):
-        state = create_state(config, LAYOUTS["expert"], optimizer, mesh, seed=0)
+        state = make_create_state(config, LAYOUTS["expert"], optimizer, mesh)(np.uint32(0))
     moments = optax.tree_utils.tree_get(state.optimizer, "mu")
     experts = [name for name in state.parameters if "/experts/" in name]
     assert experts

@@ -10,7 +10,12 @@ from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.models.build import abstract_model
 from cartesian_moe_jax.models.parameters import named_parameters
 from cartesian_moe_jax.parallel.layouts import LAYOUTS
-from cartesian_moe_jax.training.optimizer import is_decayed, learning_rate_schedule, make_optimizer
+from cartesian_moe_jax.training.optimizer import (
+    Rates,
+    is_decayed,
+    learning_rate_schedule,
+    make_optimizer,
+)
 from tests import tiny
 
 
@@ -137,9 +142,22 @@ def test_routed_experts_move_by_their_own_rate(name, fields, gate_and_up, down):
         np.testing.assert_allclose(ours[n], factor * plain[n], rtol=1e-6, err_msg=n)
 
 
-def test_without_multipliers_the_optimizer_state_is_as_it_was():
+def test_the_state_is_the_same_whatever_the_multiplier():
+    """So are checkpoints, and programs (of test_trainer.py)."""
     parameters = {"head": jnp.zeros(3)}
     plain, scaled = optimizer(), optimizer(expert_rate=2.0)
     structure = jax.tree.structure(plain.init(parameters))
-    assert structure == jax.tree.structure(optimizer(expert_rate=1.0).init(parameters))
-    assert len(scaled.init(parameters)) == len(plain.init(parameters)) + 1
+    assert structure == jax.tree.structure(scaled.init(parameters))
+
+
+def test_rates_in_place_of_those_of_the_config():
+    parameters = {f"{SUBLAYER}/experts/up": jnp.ones((1, 2, 4, WIDTH)), "head": jnp.ones(3)}
+    config = OptimizerConfig(name="sgd", warmup_steps=0, clip_norm=0.0)
+
+    def moved(peak, experts):
+        chosen = make_optimizer(config, 100, Rates(peak, experts))
+        return chosen.update(parameters, chosen.init(parameters), parameters)[0]
+
+    updates = jax.jit(moved)(0.5, 3.0)
+    np.testing.assert_allclose(updates["head"], -0.5, rtol=1e-6)
+    np.testing.assert_allclose(updates[f"{SUBLAYER}/experts/up"], -1.5, rtol=1e-6)

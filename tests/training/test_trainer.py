@@ -1,0 +1,55 @@
+"""What trains a model: its programs are those of every other run that computes the same."""
+
+import jax
+import pytest
+
+from cartesian_moe_jax import config as schema
+from cartesian_moe_jax.data.tokenizers import resolve_tokenizer
+from cartesian_moe_jax.models.vocabulary import with_vocabulary
+from cartesian_moe_jax.training.loop import prepare
+from cartesian_moe_jax.training.trainer import Trainer
+from tests import processes, tiny
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    """The programs of a run whose config differs in some fields: its first state, its step."""
+    folder = tmp_path_factory.mktemp("trainer")
+    tokenizer = resolve_tokenizer("bytes", "")
+
+    def of(**fields):
+        on_all = {"parallel": {"data": -1}}
+        config = schema.read(processes.values(folder, **tiny.merged(on_all, fields)))
+        config = with_vocabulary(config, tokenizer.vocab_size)
+        trainer = Trainer(config, prepare(config, tokenizer))
+        with jax.set_mesh(trainer.mesh):
+            batches = trainer.batches(0)
+            tokens = trainer.place(next(batches))
+            batches.close()
+            step = trainer.jitted_step.lower(trainer.abstract, tokens, trainer.rates)
+        return trainer.jitted_create_state.lower(trainer.seed).as_text(), step.as_text()
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def plain(programs):
+    return programs()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"training": {"seed": 3}},
+        {"optimizer": {"learning_rate": 0.5, "expert_rate": 4.0}},
+    ],
+    ids=["seed", "rates"],
+)
+def test_runs_with_other_seeds_or_rates_share_their_programs(programs, plain, fields):
+    assert programs(**fields) == plain
+
+
+def test_other_steps_are_another_program(programs, plain):
+    """The schedule is part of the step: the comparison above is no accident."""
+    other = programs(training={"steps": 24})
+    assert other[0] == plain[0] and other[1] != plain[1]
