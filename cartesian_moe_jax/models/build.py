@@ -1,5 +1,7 @@
 """A model from its config and layout, and the shapes of one that is not there yet."""
 
+import functools
+
 import jax
 from flax import nnx
 from jax.sharding import Mesh
@@ -47,8 +49,9 @@ def _check_router(moe: MoEConfig) -> None:
             )
 
 
+@functools.lru_cache(maxsize=128)
 def abstract_model(config: ModelConfig, layout: Layout) -> LanguageModel:
-    """Return the model's structure, with shapes in place of weights."""
+    """Return the model's structure, with shapes in place of weights; callers share it."""
     return jax.eval_shape(lambda: build_model(config, layout, seed=0))
 
 

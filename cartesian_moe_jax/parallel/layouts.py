@@ -26,6 +26,9 @@ class Layout:
     def __post_init__(self):
         object.__setattr__(self, "rules", MappingProxyType(dict(self.rules)))
 
+    def __hash__(self):
+        return hash((frozenset(self.rules.items()), self.exchange))
+
 
 LAYOUTS: Mapping[str, Layout] = {
     "data": Layout({}, exchange="local"),
