@@ -1,0 +1,58 @@
+"""How far the loss curves of runs lie from that of a first one, at equal tokens.
+
+    python -m benchmarks.curve_distance FIRST OTHER [OTHER ...] --after=100000
+
+Each is a record of a study (records/NAME.json) or a run folder. Shown are the mean of the
+differences, other minus first, and of their absolute values: a curve of the same shape that lags
+behind has a large mean; two runs that learn alike have small ones of both.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Mapping
+
+from cartesian_moe_jax.errors import UserError
+from cartesian_moe_jax.paths import AnyPath, as_path
+from cartesian_moe_jax.runs.directory import RunDirectory
+from cartesian_moe_jax.runs.metrics_log import run_metrics
+
+Curve = Mapping[int, float]
+"""Training loss in nats per token, by tokens trained on."""
+
+
+def curve_of(path: AnyPath) -> Curve:
+    """Return the curve of a record or of a run."""
+    if path.suffix == ".json":
+        curve = json.loads(path.read_text())["curve"]
+        return dict(zip(curve["tokens"], curve["loss"], strict=True))
+    config = RunDirectory.of_existing(path).config()
+    tokens = config.training.batch_size * config.data.seq_len
+    return {r["step"] * tokens: r["loss"] for r in run_metrics(path) if "loss" in r}
+
+
+def differences(first: Curve, other: Curve, after: int) -> list[float]:
+    """Return other minus first wherever both have a value beyond ``after`` tokens."""
+    shared = [tokens for tokens in first if tokens > after and tokens in other]
+    if not shared:
+        raise UserError(f"--after={after} leaves no number of tokens that both curves have")
+    return [other[tokens] - first[tokens] for tokens in shared]
+
+
+def main() -> None:
+    """Print a line for each other curve."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("first", type=as_path)
+    parser.add_argument("others", nargs="+", type=as_path)
+    parser.add_argument("--after", type=int, default=0, help="tokens; earlier losses do not count")
+    flags = parser.parse_args()
+    first = curve_of(flags.first)
+    print("mean difference   mean absolute difference   points")
+    for path in flags.others:
+        found = differences(first, curve_of(path), flags.after)
+        absolute = statistics.mean(map(abs, found))
+        print(f"{statistics.mean(found):+15.3f}   {absolute:24.3f}   {len(found):6}   {path.name}")
+
+
+if __name__ == "__main__":
+    main()
