@@ -6,8 +6,9 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8"
-    # Compiling is what takes time here; the new emitters double it.
+    # Compiling is what takes time here; the new emitters double it, parallel parts add to it.
     + " --xla_backend_optimization_level=0"
+    + " --xla_cpu_parallel_codegen_split_count=1"
     + " --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
 )
 

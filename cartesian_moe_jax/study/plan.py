@@ -37,8 +37,9 @@ class Run(NamedTuple):
 
     def record(self, config: Config, setting: dict[str, Any], **measured: Any) -> Record:
         """Return the record of this run, whose config is given."""
-        rates = self.rates._asdict()
-        model = model_facts(config)
+        model, optimizer = model_facts(config), config.optimizer
+        experts = optimizer.expert_rate if model["has_experts"] else 1.0
+        rates = {"learning_rate": optimizer.learning_rate, "expert_rate": experts}
         return Record(self.purpose, self.variant.name, self.seed, rates, setting, model, **measured)
 
 

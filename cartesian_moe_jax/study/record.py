@@ -25,7 +25,8 @@ class Record:
     """METHOD, or METHOD+FIELD=VALUE+..."""
     seed: int
     rates: dict[str, float]
-    """``learning_rate`` and ``expert_rate``, as in ``config.optimizer``."""
+    """``learning_rate`` and ``expert_rate``, as in the run's ``config.optimizer``; without
+    experts, 1."""
     setting: dict[str, Any]
     """What runs must have in common to be compared, as field -> value."""
     model: dict[str, Any]

@@ -7,6 +7,8 @@ import pytest
 from cartesian_moe_jax import config as schema
 from cartesian_moe_jax.models.matching import budget_of, count
 from cartesian_moe_jax.models.methods import METHODS
+from cartesian_moe_jax.study.plan import comparison_run, run_config
+from cartesian_moe_jax.study.tuning import Rates
 from cartesian_moe_jax.study.variants import Variant, parse_variants, variant_config
 from configs import study
 from tests.messages import message_of
@@ -74,6 +76,16 @@ def test_a_width_that_is_named_is_kept():
 def test_what_is_not_of_the_model_can_be_changed_too():
     assert of("cartesian+optimizer.expert_rate=2").optimizer.expert_rate == 2
     assert of("cartesian+model.moe.shared_expert=false").model.moe.shared_expert is False
+
+
+@pytest.mark.parametrize(
+    "name, experts",
+    [("cartesian", 2.0), ("cartesian+optimizer.expert_rate=1.5", 3.0), ("dense_stacked", 1.0)],
+)
+def test_a_record_has_the_rates_that_were_trained_with(name, experts):
+    run = comparison_run(parse_variants(name)[0], 0, Rates(0.004, 2.0))
+    record = run.record(run_config(plain(), run), {})
+    assert record.rates == {"learning_rate": 0.004, "expert_rate": experts}
 
 
 @pytest.mark.parametrize(
