@@ -124,6 +124,7 @@ def test_verbs_without_a_config_refuse_what_they_do_not_know(capsys):
 
 INTERRUPTED = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
 from cartesian_moe_jax import __main__ as command_line
 from cartesian_moe_jax.data import packing
 packing.JOB_BYTES, packing.JOURNAL_SECONDS, tokenized = 2000, 0.0, packing.Packing._tokenized
