@@ -10,21 +10,23 @@ behind has a large mean; two runs that learn alike have small ones of both.
 import argparse
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from cartesian_moe_jax.errors import UserError
-from cartesian_moe_jax.paths import AnyPath, as_path
+from cartesian_moe_jax.paths import AnyPath, as_path, reported
 from cartesian_moe_jax.runs.directory import RunDirectory
 from cartesian_moe_jax.runs.metrics_log import run_metrics
 
 Curve = Mapping[int, float]
 """Training loss in nats per token, by tokens trained on."""
+HEADER = "mean difference   mean absolute difference   points"
 
 
 def curve_of(path: AnyPath) -> Curve:
     """Return the curve of a record or of a run."""
     if path.suffix == ".json":
-        curve = json.loads(path.read_text())["curve"]
+        with reported("read", path):
+            curve = json.loads(path.read_text())["curve"]
         return dict(zip(curve["tokens"], curve["loss"], strict=True))
     config = RunDirectory.of_existing(path).config()
     tokens = config.training.batch_size * config.data.seq_len
@@ -39,19 +41,27 @@ def differences(first: Curve, other: Curve, after: int) -> list[float]:
     return [other[tokens] - first[tokens] for tokens in shared]
 
 
+def table(first: AnyPath, others: Sequence[AnyPath], after: int) -> str:
+    """Return a header, and a line for each other curve."""
+    reference, lines = curve_of(first), [HEADER]
+    for path in others:
+        found = differences(reference, curve_of(path), after)
+        mean, absolute = statistics.mean(found), statistics.mean(map(abs, found))
+        lines.append(f"{mean:+15.3f}   {absolute:24.3f}   {len(found):6}   {path.name}")
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Print a line for each other curve."""
+    """Print the table; what cannot be compared is one line and status 2."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("first", type=as_path)
     parser.add_argument("others", nargs="+", type=as_path)
     parser.add_argument("--after", type=int, default=0, help="tokens; earlier losses do not count")
     flags = parser.parse_args()
-    first = curve_of(flags.first)
-    print("mean difference   mean absolute difference   points")
-    for path in flags.others:
-        found = differences(first, curve_of(path), flags.after)
-        absolute = statistics.mean(map(abs, found))
-        print(f"{statistics.mean(found):+15.3f}   {absolute:24.3f}   {len(found):6}   {path.name}")
+    try:
+        print(table(flags.first, flags.others, flags.after))
+    except UserError as error:
+        parser.exit(2, f"error: {error}\n")
 
 
 if __name__ == "__main__":
