@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from cartesian_moe_jax.config import ModelConfig
-from cartesian_moe_jax.models.cross_entropy import token_losses
+from cartesian_moe_jax.models.cross_entropy import mean_token_loss
 from cartesian_moe_jax.models.language_model import LanguageModel
 from cartesian_moe_jax.models.parameters import trainable, with_parameters
 from cartesian_moe_jax.moe.routing import RoutingStats
@@ -33,8 +33,7 @@ def objective(
 ) -> tuple[Float[Array, ""], tuple[Float[Array, ""], RoutingStats | None]]:
     """Return what is minimised, and apart from it the language-model loss and statistics."""
     hidden, stats = model.hidden(tokens[:, :-1])
-    losses = token_losses(hidden, model.head[...], tokens[:, 1:], config.loss_chunk)
-    loss = jnp.mean(losses)
+    loss = mean_token_loss(hidden, model.head[...], tokens[:, 1:], config.loss_chunk)
     if stats is None:
         return loss, (loss, None)
     auxiliary = config.moe.balance_loss * jnp.sum(stats.balance_loss)

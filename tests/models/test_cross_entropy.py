@@ -1,11 +1,13 @@
 """The chunked loss against a plain log-softmax, and the memory that it saves."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cartesian_moe_jax.models.cross_entropy import token_losses
+from cartesian_moe_jax.models.cross_entropy import mean_token_loss, token_losses
 
 BATCH, SEQ, D_MODEL, VOCAB = 2, 10, 6, 33
 
@@ -42,6 +44,30 @@ def test_values_and_gradients(chunk):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("chunk", [1, 4, 5, 10, 512])
+def test_mean_and_its_gradients(chunk):
+    hidden, head, targets, _ = inputs()
+
+    def scaled(mean_of):
+        return jax.jit(jax.value_and_grad(lambda h, w: 3 * mean_of(h, w), argnums=(0, 1)))
+
+    value, gradients = scaled(lambda h, w: mean_token_loss(h, w, targets, chunk))(hidden, head)
+    plain = scaled(lambda h, w: jnp.mean(plain_losses(h, w, targets)))(hidden, head)
+    for a, b in zip((value, *gradients), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert float(mean_token_loss(hidden, head, targets, chunk)) == pytest.approx(float(value / 3))
+
+
+def test_bfloat16_hidden_states_give_gradients_close_to_those_of_float32():
+    hidden, head, targets, _ = inputs()
+    gradients = jax.grad(lambda h, w: mean_token_loss(h, w, targets, 4), argnums=(0, 1))
+    d_hidden, d_head = gradients(hidden.astype(jnp.bfloat16), head)
+    assert (d_hidden.dtype, d_head.dtype) == (jnp.bfloat16, jnp.float32)
+    for ours, exact in zip((d_hidden, d_head), gradients(hidden, head), strict=True):
+        error = jnp.linalg.norm(ours.astype(jnp.float32) - exact) / jnp.linalg.norm(exact)
+        assert error < 0.02
+
+
 def test_a_head_of_zeros_gives_the_logarithm_of_the_vocabulary():
     hidden, head, targets, _ = inputs()
     losses = token_losses(hidden, jnp.zeros_like(head), targets, chunk=4)
@@ -55,23 +81,26 @@ def test_bfloat16_hidden_states_give_float32_losses():
     np.testing.assert_allclose(losses, plain_losses(hidden, head, targets), rtol=0.05, atol=0.2)
 
 
-def temporary_bytes(chunk, batch, seq, vocab):
+def temporary_bytes(loss_of, chunk, batch, seq, vocab):
     """What the compiled loss with its gradients needs beside arguments and results."""
-
-    def mean(hidden, head, targets):
-        return jnp.mean(token_losses(hidden, head, targets, chunk))
 
     shapes = (
         jax.ShapeDtypeStruct((batch, seq, D_MODEL), jnp.float32),
         jax.ShapeDtypeStruct((D_MODEL, vocab), jnp.float32),
         jax.ShapeDtypeStruct((batch, seq), jnp.int32),
     )
-    compiled = jax.jit(jax.value_and_grad(mean, argnums=(0, 1))).lower(*shapes).compile()
+    gradients = jax.value_and_grad(functools.partial(loss_of, chunk=chunk), argnums=(0, 1))
+    compiled = jax.jit(gradients).lower(*shapes).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
 
-def test_the_logits_of_a_large_vocabulary_never_exist_whole():
+def mean_of_token_losses(hidden, head, targets, chunk):
+    return jnp.mean(token_losses(hidden, head, targets, chunk))
+
+
+@pytest.mark.parametrize("loss_of", [mean_token_loss, mean_of_token_losses])
+def test_the_logits_of_a_large_vocabulary_never_exist_whole(loss_of):
     batch, seq, vocab = 2, 512, 32_000
     whole_logits = 4 * batch * seq * vocab
-    assert temporary_bytes(8, batch, seq, vocab) < whole_logits / 10
-    assert temporary_bytes(seq, batch, seq, vocab) >= whole_logits
+    assert temporary_bytes(loss_of, 8, batch, seq, vocab) < whole_logits / 10
+    assert temporary_bytes(loss_of, seq, batch, seq, vocab) >= whole_logits
