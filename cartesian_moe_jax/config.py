@@ -20,6 +20,7 @@ from cartesian_moe_jax.settings import (
     one_of,
     section,
     setting,
+    span,
 )
 
 
@@ -293,6 +294,19 @@ class Config:
     evaluation: EvaluationConfig = section(EvaluationConfig, "Validation and sample.")
     parallel: ParallelConfig = section(ParallelConfig, "Mesh and layout.")
     study: StudyConfig = section(StudyConfig, "What a study compares.")
+    profile: str = setting(
+        "",
+        "START:STEPS traces that many steps from step START on, into the run's tensorboard folder.",
+        span(),
+        resumable=True,
+    )
+
+    def profile_window(self) -> tuple[int, int] | None:
+        """Return the first step that is traced, and how many are; None: none."""
+        if not self.profile:
+            return None
+        first, steps = map(int, self.profile.split(":"))
+        return first, steps
 
 
 def read(values: Mapping[str, Any]) -> Config:
@@ -332,5 +346,10 @@ def _relations(c: Config) -> list[tuple[bool, str]]:
             t.batch_size % t.accumulate == 0,
             f"config.training.batch_size={t.batch_size} is not allowed: a multiple of "
             f"config.training.accumulate={t.accumulate}",
+        ),
+        (
+            sum(c.profile_window() or (0, 0)) <= t.steps + 1,
+            f"config.profile={c.profile!r} is not allowed: it ends behind "
+            f"config.training.steps={t.steps}",
         ),
     ]

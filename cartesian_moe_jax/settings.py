@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
@@ -41,6 +42,12 @@ def one_of(*values: Any) -> Check:
 def mesh_size() -> Check:
     """Allow a positive number of devices, or -1 for those the other axes leave."""
     return Check(lambda v: v >= 1 or v == -1, "at least 1, or -1 for the rest of the devices")
+
+
+def span() -> Check:
+    """Allow START:STEPS, both at least 1, or nothing."""
+    shape = re.compile(r"([1-9]\d*:[1-9]\d*)?")
+    return Check(lambda v: shape.fullmatch(v) is not None, "START:STEPS, both at least 1, or empty")
 
 
 anything = Check(lambda v: True, "anything")

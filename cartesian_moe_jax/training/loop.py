@@ -133,6 +133,7 @@ def run_steps(
     first, last = int(state.step), config.training.steps
     batches = trainer.batches(past["data_position"])
     for step in range(first + 1, last + 1):
+        recorder.before(step, state)
         state, report = trainer.step(state, trainer.place(next(batches)))
         recorder.step(step, report)
         if _is_due(step, config.evaluation.every) and step < last:

@@ -8,8 +8,10 @@ from cartesian_moe_jax.runs.directory import RunDirectory
 from cartesian_moe_jax.runs.metrics_log import NoMetrics, open_metrics
 from cartesian_moe_jax.training.metrics import step_metrics
 from cartesian_moe_jax.training.optimizer import learning_rate_schedule
+from cartesian_moe_jax.training.profiler import Profiler
 from cartesian_moe_jax.training.progress import Progress
 from cartesian_moe_jax.training.speed import Speedometer
+from cartesian_moe_jax.training.state import TrainState
 from cartesian_moe_jax.training.step import StepReport
 from cartesian_moe_jax.training.trainer import Trainer
 
@@ -23,6 +25,7 @@ class Recorder:
         self._rate = learning_rate_schedule(self._config.optimizer, self._config.training.steps)
         self._log = open_metrics(run.path, position) if writes else NoMetrics()
         self._progress = Progress(self._config.training.steps, position, show=writes)
+        self._profiler = Profiler(self._config.profile_window(), run.path / "tensorboard", position)
         self._first = position + 1
         self.speed = Speedometer(self._config, trainer.abstract.parameters, trainer.mesh.size)
 
@@ -30,13 +33,20 @@ class Recorder:
         return self
 
     def __exit__(self, *error: Any) -> None:
+        self._profiler.close()
         self._progress.close()
         self._log.close()
+
+    def before(self, step: int, state: TrainState) -> None:
+        """Note that ``step`` is about to start from a state: it may be the first of a trace."""
+        self._profiler.before(step, state)
 
     def step(self, step: int, report: StepReport) -> None:
         """Note that ``step`` was started; where a record is due, wait for its numbers."""
         self.speed.step()
         self._progress.advance()
+        if said := self._profiler.after(step, report):
+            self._progress.line(said)
         training = self._config.training
         if step % training.log_every and step not in (self._first, training.steps):
             return

@@ -150,6 +150,12 @@ def test_a_run_with_a_damaged_checkpoint_does_not_start_anew(finished_run, unfin
     assert processes.files_below(unfinished) == before
 
 
+def test_a_run_leaves_the_trace_that_its_config_asks_for(finished_run):
+    (trace,) = (finished_run.workdir / "tensorboard").glob("plugins/profile/*/*.xplane.pb")
+    assert trace.stat().st_size > 10_000
+    assert "steps 5 to 6 are traced" in finished_run.ended.err
+
+
 def test_a_finished_run_is_not_trained_again(finished_run):
     before = processes.files_below(finished_run.workdir)
     outcome = train(finished_run.config, finished_run.workdir)
