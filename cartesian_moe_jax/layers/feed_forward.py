@@ -1,5 +1,6 @@
 """One position-wise feed-forward network: a dense layer's, or a shared expert's."""
 
+import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -17,6 +18,7 @@ class FeedForward(nnx.Module):
         self.up = normal(rngs, (d_model, d_ff), std)
         self.down = normal(rngs, (d_ff, d_model), std)
 
+    @jax.named_scope("feed_forward")
     def __call__(self, x: Float[Array, "*batch d_model"]) -> Float[Array, "*batch d_model"]:
         """Compute in x's dtype."""
         activation = get_activation(self.activation)

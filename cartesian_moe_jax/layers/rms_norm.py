@@ -13,6 +13,7 @@ class RMSNorm(nnx.Module):
         self.gain = nnx.Param(jnp.ones((d_model,)))
         self.eps = eps
 
+    @jax.named_scope("norm")
     def __call__(self, x: Float[Array, "*batch d_model"]) -> Float[Array, "*batch d_model"]:
         """Return the normalised x in x's dtype."""
         x32 = x.astype(jnp.float32)

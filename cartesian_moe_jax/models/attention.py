@@ -1,5 +1,6 @@
 """Causal multi-head attention with rotary positions, no biases."""
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -22,6 +23,7 @@ class Attention(nnx.Module):
         self.out = normal(rngs, (num_heads, d_head, d_model), std)
         self.rope_base = rope_base
 
+    @jax.named_scope("attention")
     def __call__(self, x: Float[Array, "batch seq d_model"]) -> Float[Array, "batch seq d_model"]:
         """Return what each position reads from itself and those before it."""
         query, key, value = (

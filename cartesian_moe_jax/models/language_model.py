@@ -64,7 +64,8 @@ class LanguageModel(nnx.Module):
         [moe_layers, sublayers]. With ``keep_choices`` the statistics tell which experts each of the
         tokens = batch * seq uses.
         """
-        h = self.embedding[...].astype(self.dtype)[token_ids]
+        with jax.named_scope("embedding"):
+            h = self.embedding[...].astype(self.dtype)[token_ids]
         table = None if self.table is None else self.table[...]
         context = RouterContext(token_ids.reshape(-1), table, keep_choices=keep_choices)
         all_stats, first = [], 0

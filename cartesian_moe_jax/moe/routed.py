@@ -46,14 +46,18 @@ def run_routed_experts(
         Float[Array, "experts"],
         Bool[Array, "local_tokens experts"] | None,
     ]:
-        routing = choose(scores)
-        if scores.swap is not None:
-            routing = swapped(routing, scores.swap)
-        rows, group_sizes, plan = exchange.dispatch(x, routing, experts.num_experts)
-        rows = experts.run(rows, group_sizes, weights)
-        load = count_choices(routing.expert_ids, experts.num_experts) / total_tokens
-        choices = _choices(routing.expert_ids, experts.num_experts) if keep_choices else None
-        return exchange.combine(rows, plan), jax.lax.psum(load, AXES), choices
+        with jax.named_scope("router"):
+            routing = choose(scores)
+            if scores.swap is not None:
+                routing = swapped(routing, scores.swap)
+            load = count_choices(routing.expert_ids, experts.num_experts) / total_tokens
+            choices = _choices(routing.expert_ids, experts.num_experts) if keep_choices else None
+        with jax.named_scope("dispatch"):
+            rows, group_sizes, plan = exchange.dispatch(x, routing, experts.num_experts)
+        with jax.named_scope("experts"):
+            rows = experts.run(rows, group_sizes, weights)
+        with jax.named_scope("combine"):
+            return exchange.combine(rows, plan), jax.lax.psum(load, AXES), choices
 
     in_specs = (BATCH, BATCH, expert_spec(mesh, exchange))
     run = jax.shard_map(

@@ -25,6 +25,7 @@ class SharedExpert(nnx.Module):
         self.coefficient = normal(rngs, (d_model, 2), std)
         self.bias = nnx.Param(jnp.zeros((2,)))
 
+    @jax.named_scope("shared_expert")
     def mix(
         self, x: Float[Array, "tokens d_model"], routed: Float[Array, "tokens d_model"]
     ) -> Float[Array, "tokens d_model"]:

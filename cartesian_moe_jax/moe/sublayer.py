@@ -1,5 +1,6 @@
 """One MoE sub-layer: router, routed sub-experts, shared expert."""
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -33,13 +34,15 @@ class MoESubLayer(nnx.Module):
         self, x: Float[Array, "tokens d_model"], context: RouterContext
     ) -> tuple[Float[Array, "tokens d_model"], RoutingStats]:
         """Return the update that the residual stream receives, and the routing statistics."""
-        scores = self.router.scores(x, context)
-        if context.intervention is not None:
-            scores = intervene(scores, context.intervention)
+        with jax.named_scope("router"):
+            scores = self.router.scores(x, context)
+            if context.intervention is not None:
+                scores = intervene(scores, context.intervention)
         update, load, choices = run_routed_experts(
             x, scores, self.router.choose, self.experts, self.exchange, context.keep_choices
         )
         if self.shared_expert is not None:
             update = self.shared_expert.mix(x, update)
-        stats = routing_stats(scores, load, dropped=jnp.zeros(()))
+        with jax.named_scope("router"):
+            stats = routing_stats(scores, load, dropped=jnp.zeros(()))
         return update, stats._replace(choices=choices)

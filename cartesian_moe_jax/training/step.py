@@ -33,7 +33,8 @@ def objective(
 ) -> tuple[Float[Array, ""], tuple[Float[Array, ""], RoutingStats | None]]:
     """Return what is minimised, and apart from it the language-model loss and statistics."""
     hidden, stats = model.hidden(tokens[:, :-1])
-    loss = mean_token_loss(hidden, model.head[...], tokens[:, 1:], config.loss_chunk)
+    with jax.named_scope("head"):
+        loss = mean_token_loss(hidden, model.head[...], tokens[:, 1:], config.loss_chunk)
     if stats is None:
         return loss, (loss, None)
     auxiliary = config.moe.balance_loss * jnp.sum(stats.balance_loss)
@@ -63,10 +64,11 @@ def make_train_step(
         gradients, (loss, stats) = _mean_over_microbatches(
             microbatch, state.parameters, tokens, accumulate
         )
-        moved = trainable(state.parameters)
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, moved)
-        parameters = state.parameters | optax.apply_updates(moved, updates)
-        report = StepReport(loss, optax.tree.norm(gradients), stats)
+        with jax.named_scope("optimizer"):
+            moved = trainable(state.parameters)
+            updates, optimizer_state = optimizer.update(gradients, state.optimizer, moved)
+            parameters = state.parameters | optax.apply_updates(moved, updates)
+            report = StepReport(loss, optax.tree.norm(gradients), stats)
         return TrainState(state.step + 1, parameters, optimizer_state), report
 
     return step

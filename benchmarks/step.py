@@ -1,0 +1,149 @@
+"""The training step of a model against that of its dense twin, and where its time goes.
+
+    python -m benchmarks.step --config=configs/quickstart.py --breakdown
+
+In the dense twin every MoE sub-layer is a feed-forward as wide as what a token uses of it: equal
+depth, equal active parameters but for the routers. Tokens are random, routers new. The peak is
+the best rate of a square matrix product in the same process.
+"""
+
+import argparse
+import dataclasses
+import json
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.breakdown import breakdown
+from benchmarks.timing import Case, Timing, compile_case, format_table, time_cases
+from cartesian_moe_jax.config import Config
+from cartesian_moe_jax.models.build import abstract_model, layout_named
+from cartesian_moe_jax.models.cost import model_cost, whole
+from cartesian_moe_jax.models.language_model import compute_dtype
+from cartesian_moe_jax.models.vocabulary import with_vocabulary
+from cartesian_moe_jax.parallel.mesh import make_mesh
+from cartesian_moe_jax.process_memory import keep_freed_memory
+from cartesian_moe_jax.training.optimizer import Rates, make_optimizer
+from cartesian_moe_jax.training.state import make_create_state
+from cartesian_moe_jax.training.step import make_train_step
+from configs.flags import config_of
+
+HEADER = ("step", "ms", "quartiles", "ratio", "tokens/s", "of peak", "temporary MB", "compile s")
+PEAK_SIZE = 2048
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What was timed, and what the model's step is made of."""
+
+    timings: list[Timing]
+    """The model's, its dense twin's, and the square matrix product's."""
+    flops: list[float]
+    """Of one step: the model's, and its twin's; without recomputation."""
+    parts: dict[str, float]
+    """Shares of the model's time; empty if they were not asked for."""
+
+
+def dense_twin(config: Config) -> Config:
+    """Return the config whose MoE sub-layers are feed-forwards as wide as what a token uses."""
+    moe = config.model.moe
+    shared = moe.shared_feed_forwards if moe.shared_expert else 0
+    width = (moe.top_k + shared) * moe.d_expert
+    stacked = dataclasses.replace(moe, layer="stacked", d_expert=width)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, moe=stacked))
+
+
+def step_case(name: str, config: Config) -> tuple[Case, Any]:
+    """Compile a training step on random tokens; return it as a case, and the program.
+
+    The state is that of the step before, as in training: its memory is used again.
+    """
+    mesh = make_mesh(config.parallel)
+    layout, steps = layout_named(config.parallel.layout), config.training.steps
+    rows, seq_len = config.training.batch_size, config.data.seq_len
+    shape = (rows, seq_len + 1)
+    tokens = np.random.default_rng(0).integers(0, config.model.vocab_size, shape, np.int32)
+    rates = Rates.of(config.optimizer)
+    with jax.set_mesh(mesh):
+        optimizer = make_optimizer(config.optimizer, steps, rates)
+        skeleton = abstract_model(config.model, layout)
+        step = make_train_step(skeleton, optimizer, config.model, config.training.accumulate)
+        state = make_create_state(config.model, layout, optimizer, mesh)(np.uint32(0))
+        start = time.perf_counter()
+        compiled = jax.jit(step, donate_argnums=0).lower(state, jnp.asarray(tokens)).compile()
+        seconds = time.perf_counter() - start
+    held = [state]
+
+    def run() -> Any:
+        held[0], report = compiled(held[0], tokens)
+        return held[0], report
+
+    temporary = compiled.memory_analysis().temp_size_in_bytes
+    return Case(name, run, temporary, seconds), compiled
+
+
+def peak_case(config: Config) -> Case:
+    """Compile the matrix product whose rate is called the peak."""
+    dtype = compute_dtype(config.model.compute_dtype)
+    square = jnp.ones((PEAK_SIZE, PEAK_SIZE), dtype)
+    return compile_case("square matrix product", lambda a, b: a @ b, square, square)
+
+
+def measure(config: Config, rounds: int, *, with_parts: bool) -> Measured:
+    """Time the step, its twin and the matrix product, interleaved."""
+    twin = dense_twin(config)
+    case, program = step_case("model", config)
+    cases = [case, step_case("dense twin", twin)[0], peak_case(config)]
+    tokens = config.training.batch_size * config.data.seq_len
+    flops = [tokens * whole(model_cost(c)).training_flops for c in (config, twin)]
+    timings = time_cases(cases, rounds)
+    parts = dict(breakdown(program, case.run, rounds)) if with_parts else {}
+    return Measured(timings, flops, parts)
+
+
+def table(measured: Measured, tokens: int) -> str:
+    """Return the timings, and the parts by share."""
+    *steps, product = measured.timings
+    peak = 2 * PEAK_SIZE**3 / product.lower_quartile
+    rows = [
+        (
+            timing.case.name,
+            f"{timing.median:.1f}",
+            f"{timing.lower_quartile:.1f}-{timing.upper_quartile:.1f}",
+            f"{timing.median / steps[-1].median:.2f}",
+            f"{1e3 * tokens / timing.median:,.0f}",
+            f"{flops / timing.median / peak:.0%}",
+            f"{timing.case.temporary_bytes / 1e6:.0f}",
+            f"{timing.case.compile_seconds:.1f}",
+        )
+        for timing, flops in zip(steps, measured.flops, strict=True)
+    ]
+    lines = [format_table(HEADER, rows), f"peak: {peak / 1e6:.0f} GFLOP/s"]
+    for part, share in sorted(measured.parts.items(), key=lambda item: -item[1]):
+        lines.append(f"{part:14} {share:6.1%}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print, and write the JSON file if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--vocab_size", type=int, default=257)
+    parser.add_argument("--breakdown", action="store_true", help="also print each part's share")
+    parser.add_argument("--json", help="file to write the measurements to")
+    flags, rest = parser.parse_known_args()
+    keep_freed_memory()
+    config = with_vocabulary(config_of(rest), flags.vocab_size)
+    measured = measure(config, flags.rounds, with_parts=flags.breakdown)
+    print(table(measured, config.training.batch_size * config.data.seq_len))
+    if flags.json:
+        records = [timing.record() for timing in measured.timings]
+        with open(flags.json, "w") as file:
+            json.dump({"measurements": records, "parts": measured.parts}, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
