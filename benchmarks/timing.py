@@ -24,6 +24,8 @@ class Case:
     temporary_bytes: int
     """Memory it takes beside its arguments and results, as the compiler states it."""
     compile_seconds: float
+    before: Callable[[], Any] = lambda: None
+    """Runs before each time, outside of it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +85,7 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _time_once(case: Case) -> float:
+    case.before()
     start = time.perf_counter()
     jax.block_until_ready(case.run())
     return time.perf_counter() - start

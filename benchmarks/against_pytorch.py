@@ -1,0 +1,218 @@
+"""Our layers and training step against PyTorch's at equal shapes, forward and backward.
+
+    python3.11 -m venv .venv-bench && .venv-bench/bin/pip install torch transformers
+    python -m benchmarks.against_pytorch --python=.venv-bench/bin/python
+
+PyTorch runs in a process of its own and waits while ours run, and the other way round: all cases
+take turns. Each MoE block of transformers is timed with every experts implementation it has; so
+is a CartesianMoE written in plain PyTorch (benchmarks/pytorch/). Ratios are PyTorch / ours: above
+1, ours is faster. Nothing is dropped in any of them. Losses that balance the load are computed in
+ours alone.
+"""
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+
+from benchmarks.layer import forward_and_backward
+from benchmarks.step import step_case
+from benchmarks.timing import Case, Timing, compile_case, format_table, time_cases
+from cartesian_moe_jax import CartesianProductLayer, SubLayerShape
+from cartesian_moe_jax.config import Config
+from cartesian_moe_jax.errors import UserError
+from cartesian_moe_jax.models.vocabulary import with_vocabulary
+from cartesian_moe_jax.process_memory import keep_freed_memory
+from configs.flags import config_of
+
+ROOT = Path(__file__).parents[1]
+HEADER = ("case", "experts", "ms", "quartiles", "PyTorch / ours")
+PAUSE = 0.05
+"""Seconds before each run: threads of the other library that still spin are asleep by then."""
+OWN_FORMS, BLOCK_FORMS = ("loop", "grouped"), ("eager", "grouped_mm", "batched_mm")
+BLOCKS = {"mixtral": False, "qwen2_moe": True, "deepseek_v3": True}
+"""Blocks of transformers, and whether they have a shared expert."""
+
+
+class Group(NamedTuple):
+    """Cases that compute alike: ours first."""
+
+    label: str
+    cases: list[Case]
+
+
+class PyTorch:
+    """A process that runs PyTorch's cases."""
+
+    def __init__(self, python: str):
+        command = [python, "-m", "benchmarks.pytorch.worker"]
+        pipe = subprocess.PIPE
+        try:
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT)
+        except OSError as error:
+            raise UserError(f"--python={python} cannot be run: {error.strerror}") from error
+        self.about = self._read()
+
+    def case(self, name: str, **wanted: Any) -> Case | None:
+        """Make a case; None, and a line that says why, where PyTorch cannot."""
+        reply = self._ask({"make": wanted})
+        if "error" in reply:
+            print(f"{name} is left out: {reply['error']}")
+            return None
+        return Case(name, lambda: self._ask({"run": reply["number"]}), 0, 0.0)
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.stdin.close()
+        self._process.wait()
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def _read(self) -> dict[str, Any]:
+        line = self._process.stdout.readline()
+        if not line:
+            raise UserError("PyTorch's process ended: see above; torch, transformers installed?")
+        return json.loads(line)
+
+
+def our_layer(name: str, shape: SubLayerShape, sublayers: int, tokens: int) -> Case:
+    """Compile our layer with the gradients of input and weights."""
+    layer = CartesianProductLayer(shape, sublayers, rngs=nnx.Rngs(0))
+    h = jax.random.normal(jax.random.key(1), (tokens, shape.d_model))
+
+    def run(layer: CartesianProductLayer, h: Any) -> Any:
+        return forward_and_backward(lambda layer, h: layer(h)[0], layer, h)
+
+    return compile_case(name, run, layer, h)
+
+
+def layer_groups(torch: PyTorch, flags: argparse.Namespace) -> Sequence[Callable[[], Group]]:
+    """List what makes the groups of layers, one at a time: each holds its weights."""
+
+    def group(kind: str, forms: Sequence[str], experts: int, width: int) -> Group:
+        sublayers, shared = (1, BLOCKS[kind]) if kind in BLOCKS else (2, True)
+        shape = SubLayerShape(
+            flags.d_model, experts, flags.top_k, width, shared_expert=shared, init_std=0.02
+        )
+        fields = {
+            "d_model": flags.d_model,
+            "d_expert": width,
+            "experts": experts,
+            "top_k": flags.top_k,
+        }
+        theirs = [
+            torch.case(form, kind=kind, experts=form, rows=flags.tokens, shape=fields)
+            for form in forms
+        ]
+        ours = our_layer("ours", shape, sublayers, flags.tokens)
+        return Group(f"{kind}, E={experts}, width {width}", [ours, *filter(None, theirs)])
+
+    kinds = {"cartesian": OWN_FORMS, **dict.fromkeys(BLOCKS, BLOCK_FORMS)}
+    return [
+        lambda k=kind, f=forms, e=experts, w=width: group(k, f, e, w)
+        for width in flags.d_expert
+        for experts in flags.experts
+        for kind, forms in kinds.items()
+    ]
+
+
+def step_group(torch: PyTorch, config: Config) -> Group:
+    """Return the training step of a model whose every layer is a Cartesian Product Layer."""
+    model, moe = config.model, config.model.moe
+    if moe.interval != 1 or moe.first_layer:
+        raise UserError("--config: every layer of PyTorch's model is a mixture: interval=1 wanted")
+    shape = {
+        "d_model": model.d_model,
+        "d_expert": moe.d_expert,
+        "experts": moe.num_experts,
+        "top_k": moe.top_k,
+        "sublayers": moe.sublayers,
+        "layers": model.num_layers,
+        "heads": model.num_heads,
+        "vocab_size": model.vocab_size,
+        "std": model.init_std,
+    }
+    rows, seq_len = config.training.batch_size, config.data.seq_len
+    theirs = [
+        torch.case(form, kind="model", experts=form, rows=rows, seq_len=seq_len, shape=shape)
+        for form in OWN_FORMS
+    ]
+    ours, _ = step_case("ours", config)
+    return Group("training step", [ours, *filter(None, theirs)])
+
+
+def time_group(group: Group, rounds: int) -> list[Timing]:
+    """Time the cases of a group in turns, each after a pause."""
+
+    def rested(case: Case) -> Case:
+        return dataclasses.replace(case, before=lambda: time.sleep(PAUSE))
+
+    return time_cases([rested(case) for case in group.cases], rounds)
+
+
+def rows_of(group: Group, timings: Sequence[Timing]) -> list[tuple[str, ...]]:
+    """Return a group's lines under HEADER."""
+    ours = timings[0].median
+    return [
+        (
+            group.label if not index else "",
+            timing.case.name,
+            f"{timing.median:.1f}",
+            f"{timing.lower_quartile:.1f}-{timing.upper_quartile:.1f}",
+            f"{timing.median / ours:.2f}" if index else "",
+        )
+        for index, timing in enumerate(timings)
+    ]
+
+
+def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
+    """Return our flags, and those of the config of the training step."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--python", default=".venv-bench/bin/python", help="that has PyTorch")
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--top_k", type=int, default=2)
+    parser.add_argument("--d_model", type=int, default=512)
+    parser.add_argument("--d_expert", type=int, nargs="+", default=[512])
+    parser.add_argument("--experts", type=int, nargs="+", default=[16, 64])
+    parser.add_argument("--vocab_size", type=int, default=257)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--json", help="file to write the measurements to")
+    return parser.parse_known_args()
+
+
+def main() -> None:
+    """Measure, print, and write the JSON file if asked to."""
+    flags, rest = parse_arguments()
+    keep_freed_memory()
+    config = with_vocabulary(
+        config_of(rest or ["--config=configs/quickstart.py"]), flags.vocab_size
+    )
+    torch = PyTorch(flags.python)
+    print(
+        f"PyTorch {torch.about['torch']}, {torch.about['threads']} threads; jax {jax.__version__}"
+    )
+    rows, records = [], []
+    for make in (lambda: step_group(torch, config), *layer_groups(torch, flags)):
+        group = make()
+        timings = time_group(group, flags.rounds)
+        rows += rows_of(group, timings)
+        records += [timing.record() | {"group": group.label} for timing in timings]
+    torch.close()
+    print(format_table(HEADER, rows))
+    if flags.json:
+        with open(flags.json, "w") as file:
+            json.dump(torch.about | {"jax": jax.__version__, "measurements": records}, file)
+
+
+if __name__ == "__main__":
+    main()

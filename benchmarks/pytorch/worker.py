@@ -1,0 +1,44 @@
+"""Runs cases in an environment that has PyTorch: one JSON request a line, one answer a line.
+
+{"make": {...}} makes a case, as a ``Wanted`` with its fields, and answers with its number, or with
+an error; {"run": NUMBER} runs it once and answers with the seconds.
+"""
+
+import json
+import sys
+import time
+from typing import Any
+
+import torch
+
+from benchmarks.pytorch.cartesian import Shape
+from benchmarks.pytorch.cases import CASES, Run, Wanted
+
+
+def answer(request: dict[str, Any], made: list[Run]) -> dict[str, Any]:
+    """Do what is asked."""
+    if "run" in request:
+        start = time.perf_counter()
+        made[request["run"]]()
+        return {"seconds": time.perf_counter() - start}
+    fields = request["make"]
+    wanted = Wanted(**{**fields, "shape": Shape(**fields["shape"])})
+    made.append(CASES[wanted.kind](wanted))
+    return {"number": len(made) - 1}
+
+
+def main() -> None:
+    """Answer requests until there are no more."""
+    torch.manual_seed(0)
+    made: list[Run] = []
+    print(json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads()}), flush=True)
+    for line in sys.stdin:
+        try:
+            reply = answer(json.loads(line), made)
+        except Exception as error:  # what one case cannot do must not end the others
+            reply = {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
+        print(json.dumps(reply), flush=True)
+
+
+if __name__ == "__main__":
+    main()
