@@ -1,0 +1,32 @@
+"""The benchmarks by name: python -m benchmarks NAME [FLAGS], or without a name, what there is."""
+
+import runpy
+import sys
+
+BENCHMARKS = {
+    "experts": "grouped experts against one dense feed-forward on the same rows",
+    "layer": "the Cartesian Product Layer against its dense twin and the sum of its parts",
+    "step": "a training step against that of its dense twin; --breakdown: time by part",
+    "startup": "import, first step of a run cold and warm, compile time as depth doubles",
+    "against_pytorch": "layers and training step against PyTorch's (an environment of its own)",
+    "data": "preparing text and loading tokens",
+    "curve_distance": "how far the loss curves of runs lie apart",
+    "learning_speed": "how much of the loss a step takes away through each group of weights",
+    "token_routing": "how much of the routing the token alone tells",
+}
+
+
+def main() -> None:
+    """Run the benchmark that is named."""
+    name = sys.argv[1] if sys.argv[1:] else ""
+    if name not in BENCHMARKS:
+        lines = [f"{known:16} {meaning}" for known, meaning in BENCHMARKS.items()]
+        said = [f"error: there is no benchmark {name!r}"] if name else []
+        print(*said, "python -m benchmarks NAME [--help]:", *lines, sep="\n", file=sys.stderr)
+        sys.exit(2)
+    del sys.argv[1]
+    runpy.run_module(f"benchmarks.{name}", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
