@@ -6,10 +6,12 @@ import sys
 BENCHMARKS = {
     "experts": "grouped experts against one dense feed-forward on the same rows",
     "layer": "the Cartesian Product Layer against its dense twin and the sum of its parts",
+    "scaling": "cost against 8 to 256 experts, 1k to 64k tokens, 1 to 4 sub-layers",
     "step": "a training step against that of its dense twin; --breakdown: time by part",
     "startup": "import, first step of a run cold and warm, compile time as depth doubles",
     "against_pytorch": "layers and training step against PyTorch's (an environment of its own)",
     "data": "preparing text and loading tokens",
+    "curve": "the loss curves of runs as a picture",
     "curve_distance": "how far the loss curves of runs lie apart",
     "learning_speed": "how much of the loss a step takes away through each group of weights",
     "token_routing": "how much of the routing the token alone tells",

@@ -74,27 +74,38 @@ def parts(
 def dense_twin(
     layer: CartesianProductLayer, h: Float[Array, "tokens d_model"], top_k: int
 ) -> tuple[Run, tuple[Any, ...]]:
-    """Two dense feed-forwards on tokens x k rows in sequence, and two on the tokens."""
+    """A dense feed-forward on tokens x k rows per sub-layer, in sequence, and one on the tokens."""
     d_model, d_expert = layer.sublayers[0].experts.up.shape[1:]
-    dense = [FeedForward(d_model, d_expert, "swiglu", 0.02, rngs=nnx.Rngs(i)) for i in range(4)]
+    count = len(layer.sublayers)
+    dense = [
+        FeedForward(d_model, d_expert, "swiglu", 0.02, rngs=nnx.Rngs(i)) for i in range(2 * count)
+    ]
 
-    def run(a: Any, b: Any, c: Any, d: Any, rows: Any, h: Any) -> Any:
-        return b(a(rows)), d(c(h))
+    def run(*inputs: Any) -> Any:
+        *dense, rows, h = inputs
+        for on_rows, on_tokens in zip(dense[:count], dense[count:], strict=True):
+            rows, h = on_rows(rows), on_tokens(h)
+        return rows, h
 
     return run, (*dense, jnp.tile(h, (top_k, 1)), h)
 
 
 def measure(
-    arguments: argparse.Namespace, num_experts: int, d_expert: int, backward: bool
+    arguments: argparse.Namespace,
+    num_experts: int,
+    d_expert: int,
+    backward: bool,
+    sublayers: int = 2,
+    with_parts: bool = True,
 ) -> dict[str, Timing]:
-    """The layer, its parts and its dense twin, interleaved."""
+    """The layer, its dense twin and, if they are wanted, its parts, interleaved."""
     shape = SubLayerShape(arguments.d_model, num_experts, arguments.top_k, d_expert, init_std=0.02)
-    layer = CartesianProductLayer(shape, rngs=nnx.Rngs(0))
+    layer = CartesianProductLayer(shape, sublayers, rngs=nnx.Rngs(0))
     h = jax.random.normal(jax.random.key(1), (arguments.tokens, arguments.d_model))
     runs = {
         "layer": (lambda layer, h: layer(h)[0], (layer, h)),
         "dense twin": dense_twin(layer, h, arguments.top_k),
-        **parts(layer, h),
+        **(parts(layer, h) if with_parts else {}),
     }
 
     def case(name: str, forward: Run, inputs: tuple[Any, ...]) -> Case:
