@@ -48,5 +48,5 @@ def finished_run(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("finished")
     training = {"steps": 20, "log_every": 1}
-    values = processes.values(folder, training=training, parallel={"data": -1}, profile="5:2")
+    values = processes.values(folder, training=training, parallel={"data": -1})
     return processes.train(values, folder / "run")

@@ -32,14 +32,18 @@ class Profiler:
         if not self._running or step < self._first + self._steps - 1:
             return ""
         jax.block_until_ready(result)
-        self.close()
-        return (
+        return self.close() or (
             f"steps {self._first} to {step} are traced: tensorboard --logdir={self._folder} "
             "shows them under Profile (pip install tensorboard xprof)"
         )
 
-    def close(self) -> None:
-        """End a trace that a stopped run leaves open."""
-        if self._running:
+    def close(self) -> str:
+        """End a trace if there is one; return what went wrong: that does not end the run."""
+        if not self._running:
+            return ""
+        self._running = False
+        try:
             jax.profiler.stop_trace()
-            self._running = False
+        except (jax.errors.JaxRuntimeError, OSError) as error:
+            return f"the trace could not be written to {self._folder}: {str(error).splitlines()[0]}"
+        return ""

@@ -47,6 +47,14 @@ def test_a_run_that_stops_within_the_window_leaves_a_trace(tmp_path):
     assert executions(tmp_path) == 2
 
 
+def test_a_trace_that_cannot_be_written_is_said_and_no_more(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("not a folder")
+    said = run(Profiler((3, 2), file, position=0), 1, 6)
+    assert said[3].startswith(f"the trace could not be written to {file}: ")
+    assert "\n" not in said[3] and not any(said[:3] + said[4:])
+
+
 def test_no_window_is_no_trace(tmp_path):
     assert run(Profiler(None, tmp_path, position=0), 1, 4) == [""] * 4
     assert not list(tmp_path.iterdir())
