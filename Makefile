@@ -2,17 +2,19 @@
 # make test         install what the tests need, and run them
 # make test-long    the tests that take minutes too
 # make lint         formatting and lints
+# make bench        layer, scaling, step, start-up and data, one after the other; JSON in BENCH
 # make bench-layer  experts and whole layer against their dense twins
 # make bench-data   preparing text and loading tokens
 
 PYTHON ?= python3
 VENV ?= .venv
 WORKDIR ?= runs/quickstart
+BENCH ?= runs/bench
 RUN = $(VENV)/bin/python
 # A file of tests is run by one process; up to four share them.
 PYTEST = $(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: quickstart test test-long lint format bench-layer bench-data clean
+.PHONY: quickstart test test-long lint format bench bench-layer bench-data clean
 
 quickstart: $(VENV)/.installed
 	$(RUN) train.py --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -30,6 +32,14 @@ lint: $(VENV)/.installed-dev
 format: $(VENV)/.installed-dev
 	$(RUN) -m ruff format .
 	$(RUN) -m ruff check --fix .
+
+bench: $(VENV)/.installed
+	@mkdir -p $(BENCH)
+	$(RUN) -m benchmarks layer --json=$(BENCH)/layer.json
+	$(RUN) -m benchmarks scaling --json=$(BENCH)/scaling.json --picture=$(BENCH)/scaling.svg
+	$(RUN) -m benchmarks step --breakdown --json=$(BENCH)/step.json --config=configs/quickstart.py
+	$(RUN) -m benchmarks startup --json=$(BENCH)/startup.json --config=configs/quickstart.py
+	$(RUN) -m benchmarks data --json=$(BENCH)/data.json
 
 bench-layer: $(VENV)/.installed
 	$(RUN) -m benchmarks.layer
