@@ -1,8 +1,10 @@
 """What is timed in PyTorch, by name: each makes a function that runs it once."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+import importlib
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,53 +35,60 @@ def layer_case(wanted: Wanted) -> Run:
     return _of_block(CartesianLayer(wanted.shape, wanted.experts), wanted, batched=False)
 
 
-def mixtral(wanted: Wanted) -> Run:
-    """Top-k experts of transformers' Mixtral."""
-    from transformers.models.mixtral import modeling_mixtral as m
+class Block(NamedTuple):
+    """A mixture of transformers: where it lies, and how its config calls the sizes."""
 
-    s = wanted.shape
-    config = m.MixtralConfig(
-        hidden_size=s.d_model,
-        intermediate_size=s.d_expert,
-        num_local_experts=s.experts,
-        num_experts_per_tok=s.top_k,
+    module: str
+    config: str
+    block: str
+    width: str
+    experts: str
+    others: Mapping[str, int] = MappingProxyType({})
+    """Further fields of the config."""
+    shared_width: str = ""
+    """The field that takes the width too, of a shared expert with a field of its own."""
+
+
+BLOCKS = {
+    "mixtral": Block(
+        "mixtral",
+        "MixtralConfig",
+        "MixtralSparseMoeBlock",
+        width="intermediate_size",
+        experts="num_local_experts",
+    ),
+    "qwen2_moe": Block(
+        "qwen2_moe",
+        "Qwen2MoeConfig",
+        "Qwen2MoeSparseMoeBlock",
+        width="moe_intermediate_size",
+        experts="num_experts",
+        shared_width="shared_expert_intermediate_size",
+    ),
+    "deepseek_v3": Block(
+        "deepseek_v3",
+        "DeepseekV3Config",
+        "DeepseekV3MoE",
+        width="moe_intermediate_size",
+        experts="n_routed_experts",
+        others=MappingProxyType({"n_shared_experts": 1, "n_group": 1, "topk_group": 1}),
+    ),
+}
+"""Top-k experts alone; with a gated shared expert; by sigmoid scores with a shared expert."""
+
+
+def block_case(wanted: Wanted) -> Run:
+    """A block of transformers on [1, tokens, d_model], with the gradients of input and weights."""
+    known, shape = BLOCKS[wanted.kind], wanted.shape
+    models = importlib.import_module(f"transformers.models.{known.module}.modeling_{known.module}")
+    sizes = {known.width: shape.d_expert, known.experts: shape.experts, **known.others}
+    if known.shared_width:
+        sizes[known.shared_width] = shape.d_expert
+    config = getattr(models, known.config)(
+        hidden_size=shape.d_model, num_experts_per_tok=shape.top_k, **sizes
     )
     config._experts_implementation = wanted.experts
-    return _of_block(m.MixtralSparseMoeBlock(config), wanted, batched=True)
-
-
-def qwen2_moe(wanted: Wanted) -> Run:
-    """Top-k experts and a gated shared one, of transformers' Qwen2-MoE."""
-    from transformers.models.qwen2_moe import modeling_qwen2_moe as m
-
-    s = wanted.shape
-    config = m.Qwen2MoeConfig(
-        hidden_size=s.d_model,
-        moe_intermediate_size=s.d_expert,
-        shared_expert_intermediate_size=s.d_expert,
-        num_experts=s.experts,
-        num_experts_per_tok=s.top_k,
-    )
-    config._experts_implementation = wanted.experts
-    return _of_block(m.Qwen2MoeSparseMoeBlock(config), wanted, batched=True)
-
-
-def deepseek_v3(wanted: Wanted) -> Run:
-    """Top-k experts by sigmoid scores and a shared one, of transformers' DeepSeek-V3."""
-    from transformers.models.deepseek_v3 import modeling_deepseek_v3 as m
-
-    s = wanted.shape
-    config = m.DeepseekV3Config(
-        hidden_size=s.d_model,
-        moe_intermediate_size=s.d_expert,
-        n_routed_experts=s.experts,
-        n_shared_experts=1,
-        num_experts_per_tok=s.top_k,
-        n_group=1,
-        topk_group=1,
-    )
-    config._experts_implementation = wanted.experts
-    return _of_block(m.DeepseekV3MoE(config), wanted, batched=True)
+    return _of_block(getattr(models, known.block)(config), wanted, batched=True)
 
 
 def model_step(wanted: Wanted) -> Run:
@@ -101,10 +110,8 @@ def model_step(wanted: Wanted) -> Run:
 
 CASES: dict[str, Callable[[Wanted], Run]] = {
     "cartesian": layer_case,
-    "mixtral": mixtral,
-    "qwen2_moe": qwen2_moe,
-    "deepseek_v3": deepseek_v3,
     "model": model_step,
+    **dict.fromkeys(BLOCKS, block_case),
 }
 
 
