@@ -95,6 +95,13 @@ def remove(path: AnyPath) -> None:
         path.unlink(missing_ok=True)
 
 
+def make_folder(path: AnyPath) -> None:
+    """Make a local folder and those above it; an object store needs none. Raises UserError."""
+    if not is_remote(path):
+        with reported("made", path):
+            path.mkdir(parents=True, exist_ok=True)
+
+
 def upload(file: Path, target: AnyPath) -> None:
     """Copy a local file to ``target``, over what is there; raises UserError if it cannot be."""
     with reported("written", target), file.open("rb") as source, _writing(target) as stream:
@@ -107,8 +114,7 @@ def publish(folder: Path, target: AnyPath, last: str) -> None:
     So who finds ``last`` finds all. Raises UserError if a file cannot be written.
     """
     names = [path.name for path in entries(folder) if path.is_file() and path.name != last]
-    if not is_remote(target):
-        target.mkdir(parents=True, exist_ok=True)
+    make_folder(target)
     for name in [*names, last]:
         upload(folder / name, target / name)
 
@@ -123,8 +129,7 @@ def fetch(source: AnyPath, folder: Path, files: Sequence[tuple[str, int]]) -> No
     for name, _ in files:
         if name in ("", ".", "..") or re.search(r"[/\\\0]", name):
             raise UserError(f"{source} lists a file {name!r}: a plain file name is wanted")
-    with reported("made", folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for name, size in files:
         file = folder / name
         if not (file.is_file() and file.stat().st_size == size):

@@ -1,11 +1,14 @@
 """A trace of some steps of a run, for TensorBoard or xprof."""
 
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import jax
 
-from cartesian_moe_jax.paths import AnyPath
+from cartesian_moe_jax.errors import UserError
+from cartesian_moe_jax.paths import AnyPath, make_folder, upload
 
 
 class Profiler:
@@ -16,20 +19,28 @@ class Profiler:
 
     def __init__(self, window: tuple[int, int] | None, folder: AnyPath, position: int):
         self._first, self._steps = window or (0, 0)
-        self._folder, self._running = folder, False
+        self._folder = folder
+        self._local: tempfile.TemporaryDirectory[str] | None = None
         if window and self._first <= position:
             print(f"config.profile: step {self._first} is over, nothing is traced", file=sys.stderr)
 
     def before(self, step: int, state: Any) -> None:
         """Begin the trace where ``step``, of that state, is the first; the earlier ones end."""
-        if self._steps and step == self._first:
-            jax.block_until_ready(state)
-            jax.profiler.start_trace(str(self._folder))
-            self._running = True
+        if not self._steps or step != self._first:
+            return
+        jax.block_until_ready(state)
+        # jax never ends a trace that it cannot write: a folder of our own, and a copy of it.
+        local = tempfile.TemporaryDirectory()
+        try:
+            jax.profiler.start_trace(local.name)
+        except RuntimeError as error:  # another trace of this process runs
+            print(f"nothing is traced: {error}", file=sys.stderr)
+        else:
+            self._local = local
 
     def after(self, step: int, result: Any) -> str:
         """End the trace where ``step``, with its result, is the last; return what to say of it."""
-        if not self._running or step < self._first + self._steps - 1:
+        if not self._local or step < self._first + self._steps - 1:
             return ""
         jax.block_until_ready(result)
         return self.close() or (
@@ -39,11 +50,21 @@ class Profiler:
 
     def close(self) -> str:
         """End a trace if there is one; return what went wrong: that does not end the run."""
-        if not self._running:
+        if not self._local:
             return ""
-        self._running = False
-        try:
-            jax.profiler.stop_trace()
-        except (jax.errors.JaxRuntimeError, OSError) as error:
-            return f"the trace could not be written to {self._folder}: {str(error).splitlines()[0]}"
+        local, self._local = self._local, None
+        with local as folder:
+            try:
+                jax.profiler.stop_trace()
+                _copy(Path(folder), self._folder)
+            except (UserError, jax.errors.JaxRuntimeError) as error:
+                return f"the trace is lost: {str(error).splitlines()[0]}"
         return ""
+
+
+def _copy(folder: Path, target: AnyPath) -> None:
+    for file in folder.rglob("*"):
+        if file.is_file():
+            copy = target / file.relative_to(folder).as_posix()
+            make_folder(copy.parent)
+            upload(file, copy)

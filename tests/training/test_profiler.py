@@ -51,8 +51,18 @@ def test_a_trace_that_cannot_be_written_is_said_and_no_more(tmp_path):
     file = tmp_path / "file"
     file.write_text("not a folder")
     said = run(Profiler((3, 2), file, position=0), 1, 6)
-    assert said[3].startswith(f"the trace could not be written to {file}: ")
+    assert said[3].startswith(f"the trace is lost: {file}/plugins/profile/")
     assert "\n" not in said[3] and not any(said[:3] + said[4:])
+    # The next run in this process has its trace.
+    run(Profiler((3, 2), tmp_path / "next", position=0), 1, 6)
+    assert executions(tmp_path / "next") == 2
+
+
+def test_another_trace_of_the_process_is_said_and_no_more(tmp_path, capsys):
+    with jax.profiler.trace(str(tmp_path / "other")):
+        assert run(Profiler((3, 2), tmp_path / "run", position=0), 1, 6) == [""] * 6
+    assert capsys.readouterr().err.startswith("nothing is traced: ")
+    assert not (tmp_path / "run").exists()
 
 
 def test_no_window_is_no_trace(tmp_path):
