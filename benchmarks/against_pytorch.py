@@ -68,6 +68,10 @@ class PyTorch:
             return None
         return Case(name, lambda: self._ask({"run": reply["number"]}), 0, 0.0)
 
+    def forget(self) -> None:
+        """Drop the cases so far."""
+        self._ask({"forget": 1})
+
     def close(self) -> None:
         """End the process."""
         self._process.stdin.close()
@@ -207,6 +211,7 @@ def main() -> None:
         timings = time_group(group, flags.rounds)
         rows += rows_of(group, timings)
         records += [timing.record() | {"group": group.label} for timing in timings]
+        torch.forget()
     torch.close()
     print(format_table(HEADER, rows))
     if flags.json:
