@@ -1,20 +1,8 @@
 """Evaluate a run: python eval.py --workdir=DIR [--corpus=text:FILES --split=all --stride=64]."""
 
-from sys import stderr
-
 from absl import flags
 
-from cartesian_moe_jax.evaluation.of_run import (
-    Asked,
-    evaluate_run,
-    robustness_of_run,
-    routing_use_of_run,
-)
-from cartesian_moe_jax.evaluation.report import report
-from cartesian_moe_jax.evaluation.robustness import robustness_table
-from cartesian_moe_jax.evaluation.robustness_picture import check_picture, draw_robustness
-from cartesian_moe_jax.evaluation.routing_use_table import routing_use_table
-from cartesian_moe_jax.paths import AnyPath, as_path
+from cartesian_moe_jax.paths import as_path
 from configs import flags as config_flags
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
@@ -32,29 +20,19 @@ MAX_TOKENS = flags.DEFINE_integer("max_tokens", None, "Predicted at most; 0: all
 
 def main() -> None:
     """Measure what is asked for, print it, and leave it in the run directory."""
-    workdir = as_path(WORKDIR.value)
+    # jax is imported after the flags are known to be right.
+    from cartesian_moe_jax.evaluation import command
+    from cartesian_moe_jax.evaluation.of_run import Asked
+
+    workdir, step = as_path(WORKDIR.value), STEP.value
     asked = Asked(CORPUS.value, SPLIT.value, STRIDE.value, MAX_TOKENS.value)
     if ROBUSTNESS.value:
-        robustness(workdir, asked)
+        picture = as_path(PICTURE.value) if PICTURE.value else None
+        command.print_robustness(workdir, step, asked, picture)
     if ROUTING_USE.value:
-        print(routing_use_table(routing_use_of_run(workdir, STEP.value, asked)))
-        print(f"written to {workdir / 'routing_use.json'}")
+        command.print_routing_use(workdir, step, asked)
     if not (ROBUSTNESS.value or ROUTING_USE.value):
-        print(report(evaluate_run(workdir, STEP.value, asked)))
-        print(f"{'written to':16} {workdir / 'evaluation.json'}")
-
-
-def robustness(workdir: AnyPath, asked: Asked) -> None:
-    """Print perplexity while routing goes wrong, and draw it where a picture is asked for."""
-    picture = as_path(PICTURE.value) if PICTURE.value else None
-    if picture:
-        check_picture(picture)
-    result = robustness_of_run(workdir, STEP.value, asked, lambda line: print(line, file=stderr))
-    print(robustness_table(result["trials"]))
-    print(f"written to {workdir / 'robustness.json'}")
-    if picture:
-        draw_robustness(result["trials"], picture)
-        print(f"drawn in {picture}")
+        command.print_evaluation(workdir, step, asked)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,6 @@ import signal
 from absl import flags
 
 from cartesian_moe_jax.paths import as_path
-from cartesian_moe_jax.training.loop import train
-from cartesian_moe_jax.training.summary import summary
 from configs import flags as config_flags
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
@@ -14,6 +12,10 @@ WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=Tr
 
 def main() -> int:
     """Train; a run that is stopped says how to go on."""
+    # jax is imported after the flags are known to be right.
+    from cartesian_moe_jax.training.loop import train
+    from cartesian_moe_jax.training.summary import summary
+
     workdir = as_path(WORKDIR.value)
     outcome = train(config_flags.config(), workdir)
     if outcome.result is None:

@@ -3,6 +3,8 @@
 import runpy
 import sys
 
+from cartesian_moe_jax.process_memory import restart_in_huge_pages
+
 BENCHMARKS = {
     "experts": "grouped experts against one dense feed-forward on the same rows",
     "layer": "the Cartesian Product Layer against its dense twin and the sum of its parts",
@@ -26,6 +28,7 @@ def main() -> None:
         said = [f"error: there is no benchmark {name!r}"] if name else []
         print(*said, "python -m benchmarks NAME [--help]:", *lines, sep="\n", file=sys.stderr)
         sys.exit(2)
+    restart_in_huge_pages()
     del sys.argv[1]
     runpy.run_module(f"benchmarks.{name}", run_name="__main__", alter_sys=True)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from cartesian_moe_jax.cache import cache_folder
 from cartesian_moe_jax.config import Config, DataConfig
 from cartesian_moe_jax.errors import UserError
-from cartesian_moe_jax.process_memory import keep_freed_memory
+from cartesian_moe_jax.process_memory import keep_freed_memory, restart_in_huge_pages
 from cartesian_moe_jax.settings import describe
 
 
@@ -216,6 +216,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main() -> None:
     """Run the verb; wrong input is one line and exit status 2."""
     arguments = parse(sys.argv[1:])
+    restart_in_huge_pages()
     keep_freed_memory()
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # libraries' warnings beside our one line
     try:

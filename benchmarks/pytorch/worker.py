@@ -17,7 +17,6 @@ import torch
 from benchmarks.pytorch.cartesian import Shape
 from benchmarks.pytorch.cases import CASES, Run, Wanted
 
-
 SHARE = 0.6
 """Of the machine's memory: a case that wants more is an error, not the end of the process."""
 
