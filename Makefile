@@ -2,7 +2,7 @@
 # make test         install what the tests need, and run them
 # make test-long    the tests that take minutes too
 # make lint         formatting and lints
-# make bench        layer, scaling, step, start-up and data, one after the other; JSON in BENCH
+# make bench        all benchmarks: tables, JSON and a picture in BENCH (under 20 minutes)
 # make bench-layer  experts and whole layer against their dense twins
 # make bench-data   preparing text and loading tokens
 
@@ -33,19 +33,15 @@ format: $(VENV)/.installed-dev
 	$(RUN) -m ruff format .
 	$(RUN) -m ruff check --fix .
 
+# With PyTorch in an environment of its own: make bench BENCH_PYTHON=.venv-bench/bin/python
 bench: $(VENV)/.installed
-	@mkdir -p $(BENCH)
-	$(RUN) -m benchmarks layer --json=$(BENCH)/layer.json
-	$(RUN) -m benchmarks scaling --json=$(BENCH)/scaling.json --picture=$(BENCH)/scaling.svg
-	$(RUN) -m benchmarks step --breakdown --json=$(BENCH)/step.json --config=configs/quickstart.py
-	$(RUN) -m benchmarks startup --json=$(BENCH)/startup.json --config=configs/quickstart.py
-	$(RUN) -m benchmarks data --json=$(BENCH)/data.json
+	$(RUN) -m benchmarks suite --to=$(BENCH) $(addprefix --python=,$(BENCH_PYTHON))
 
 bench-layer: $(VENV)/.installed
-	$(RUN) -m benchmarks.layer
+	$(RUN) -m benchmarks layer
 
 bench-data: $(VENV)/.installed
-	$(RUN) -m benchmarks.data
+	$(RUN) -m benchmarks data
 
 $(VENV)/.installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'

@@ -6,6 +6,7 @@ import sys
 from cartesian_moe_jax.process_memory import restart_in_huge_pages
 
 BENCHMARKS = {
+    "suite": "all of those below that need no run: tables in one page, JSON, a picture",
     "experts": "grouped experts against one dense feed-forward on the same rows",
     "layer": "the Cartesian Product Layer against its dense twin and the sum of its parts",
     "scaling": "cost against 8 to 256 experts, 1k to 64k tokens, 1 to 4 sub-layers",
@@ -28,10 +29,10 @@ def main() -> None:
         said = [f"error: there is no benchmark {name!r}"] if name else []
         print(*said, "python -m benchmarks NAME [--help]:", *lines, sep="\n", file=sys.stderr)
         sys.exit(2)
-    restart_in_huge_pages()
     del sys.argv[1]
     runpy.run_module(f"benchmarks.{name}", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
+    restart_in_huge_pages()
     main()

@@ -24,7 +24,15 @@ from flax import nnx
 
 from benchmarks.layer import forward_and_backward
 from benchmarks.step import step_case
-from benchmarks.timing import Case, Timing, compile_case, format_table, time_cases
+from benchmarks.timing import (
+    Case,
+    Timing,
+    compile_case,
+    format_table,
+    peak_case,
+    peak_line,
+    time_cases,
+)
 from cartesian_moe_jax import CartesianProductLayer, SubLayerShape
 from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.errors import UserError
@@ -33,7 +41,7 @@ from cartesian_moe_jax.process_memory import keep_freed_memory
 from configs.flags import config_of
 
 ROOT = Path(__file__).parents[1]
-HEADER = ("case", "experts", "ms", "quartiles", "PyTorch / ours")
+HEADER = ("case", "experts", "ms", "quartiles", "PyTorch / ours", "of peak")
 PAUSE = 0.05
 """Seconds before each run: threads of the other library that still spin are asleep by then."""
 OWN_FORMS, BLOCK_FORMS = ("loop", "grouped"), ("eager", "grouped_mm", "batched_mm")
@@ -118,7 +126,11 @@ def layer_groups(torch: PyTorch, flags: argparse.Namespace) -> Sequence[Callable
             torch.case(form, kind=kind, experts=form, rows=flags.tokens, shape=fields)
             for form in forms
         ]
-        ours = our_layer("ours", shape, sublayers, flags.tokens)
+        active = flags.top_k + shared
+        ours = dataclasses.replace(
+            our_layer("ours", shape, sublayers, flags.tokens),
+            flops=18 * sublayers * active * flags.tokens * flags.d_model * width,
+        )
         return Group(f"{kind}, E={experts}, width {width}", [ours, *filter(None, theirs)])
 
     kinds = {"cartesian": OWN_FORMS, **dict.fromkeys(BLOCKS, BLOCK_FORMS)}
@@ -156,24 +168,28 @@ def step_group(torch: PyTorch, config: Config) -> Group:
 
 
 def time_group(group: Group, rounds: int) -> list[Timing]:
-    """Time the cases of a group in turns, each after a pause."""
+    """Time the cases of a group in turns, each after a pause; the last is the machine's peak."""
+    flops = group.cases[0].flops
 
     def rested(case: Case) -> Case:
-        return dataclasses.replace(case, before=lambda: time.sleep(PAUSE))
+        flops_of = case.flops or flops
+        return dataclasses.replace(case, flops=flops_of, before=lambda: time.sleep(PAUSE))
 
-    return time_cases([rested(case) for case in group.cases], rounds)
+    return time_cases([*(rested(case) for case in group.cases), peak_case()], rounds)
 
 
 def rows_of(group: Group, timings: Sequence[Timing]) -> list[tuple[str, ...]]:
     """Return a group's lines under HEADER."""
+    *timings, peak = timings
     ours = timings[0].median
     return [
         (
             group.label if not index else "",
             timing.case.name,
             f"{timing.median:.1f}",
-            f"{timing.lower_quartile:.1f}-{timing.upper_quartile:.1f}",
+            timing.quartiles(),
             f"{timing.median / ours:.2f}" if index else "",
+            timing.of_peak(peak),
         )
         for index, timing in enumerate(timings)
     ]
@@ -210,10 +226,10 @@ def main() -> None:
         group = make()
         timings = time_group(group, flags.rounds)
         rows += rows_of(group, timings)
-        records += [timing.record() | {"group": group.label} for timing in timings]
+        records += [timing.record() | {"group": group.label} for timing in timings[:-1]]
         torch.forget()
     torch.close()
-    print(format_table(HEADER, rows))
+    print(format_table(HEADER, rows), peak_line(timings[-1]), sep="\n")
     if flags.json:
         with open(flags.json, "w") as file:
             json.dump(torch.about | {"jax": jax.__version__, "measurements": records}, file)

@@ -12,18 +12,30 @@ import argparse
 import dataclasses
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from benchmarks.timing import Case, Timing, compile_case, format_table, time_cases
+from benchmarks.timing import (
+    Case,
+    Timing,
+    compile_case,
+    format_table,
+    peak_case,
+    peak_line,
+    time_cases,
+)
 from cartesian_moe_jax.kernels import BACKENDS, FeedForwardWeights, grouped_feed_forward
 from cartesian_moe_jax.process_memory import keep_freed_memory
 
-HEADER = ("computation", "ms", "quartiles", "ratio", "temporary MB", "compile s")
+HEADER = ("computation", "ms", "quartiles", "ratio", "of peak", "temporary MB", "compile s")
+
+
+Form = Callable[..., Float[Array, "rows d_model"]]
+"""Runs rows, sorted by expert, with group sizes and weights."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +59,24 @@ def dense_feed_forward(
     del group_sizes
     gate, up, down = (weight[0] for weight in weights)
     return (jax.nn.silu(rows @ gate) * (rows @ up)) @ down
+
+
+def ragged_feed_forward(
+    rows: Float[Array, "rows d_model"],
+    group_sizes: Int[Array, "experts"],
+    weights: FeedForwardWeights,
+) -> Float[Array, "rows d_model"]:
+    """All experts by `jax.lax.ragged_dot`, which on CPU runs every expert on every row."""
+    product = functools.partial(jax.lax.ragged_dot, group_sizes=group_sizes)
+    return product(
+        jax.nn.silu(product(rows, weights.gate)) * product(rows, weights.up), weights.down
+    )
+
+
+RAGGED: Mapping[str, Form] = {
+    "": functools.partial(grouped_feed_forward, activation="swiglu"),
+    ", ragged_dot": ragged_feed_forward,
+}
 
 
 def random_group_sizes(key: Array, tokens: int, slots: int, experts: int) -> Int[Array, "experts"]:
@@ -92,36 +122,67 @@ def forward_and_backward(
 
 
 def measure(
-    setting: Setting, d_expert: int, expert_counts: list[int], backward: bool
+    setting: Setting,
+    d_expert: int,
+    expert_counts: list[int],
+    backward: bool,
+    forms: Mapping[str, Form] | None = None,
 ) -> list[Timing]:
-    """The dense twin, then the grouped feed-forward at each number of experts."""
+    """The peak, the dense twin, then each form (default: ours) at each number of experts."""
     label = f"{'forward+backward' if backward else 'forward'}, d_expert={d_expert}"
     grouped = functools.partial(grouped_feed_forward, activation="swiglu", backend=setting.backend)
+    forms = {"": grouped} if forms is None else forms
+    products = 3 if backward else 1
+    flops = products * 6 * setting.tokens * setting.slots * setting.d_model * d_expert
 
-    def case(name: str, forward: Callable, experts: int) -> Case:
+    def case(name: str, forward: Form, experts: int) -> Case:
         rows, sizes, weights, cotangent = make_arguments(setting, experts, d_expert)
         if forward is dense_feed_forward:
             weights = jax.tree.map(lambda weight: weight[:1], weights)
+        name = f"{label}, {name}"
         if backward:
             run = functools.partial(forward_and_backward, forward)
-            return compile_case(f"{label}, {name}", run, rows, sizes, weights, cotangent)
-        return compile_case(f"{label}, {name}", forward, rows, sizes, weights)
+            return compile_case(name, run, rows, sizes, weights, cotangent, flops=flops)
+        return compile_case(name, forward, rows, sizes, weights, flops=flops)
 
     twin = case("dense twin", dense_feed_forward, setting.slots)
-    cases = [case(f"{experts} experts", grouped, experts) for experts in expert_counts]
-    return time_cases([twin, *cases], setting.rounds)
+    cases = [
+        case(f"{experts} experts{form}", forward, experts)
+        for experts in expert_counts
+        for form, forward in forms.items()
+    ]
+    return time_cases([peak_case(setting.dtype), twin, *cases], setting.rounds)
 
 
-def table_row(timing: Timing, twin: Timing) -> tuple[str, ...]:
-    """One row under HEADER."""
-    return (
-        timing.case.name,
-        f"{timing.median:.1f}",
-        f"{timing.lower_quartile:.1f}-{timing.upper_quartile:.1f}",
-        f"{timing.median / twin.median:.2f}",
-        f"{timing.case.temporary_bytes / 1e6:.1f}",
-        f"{timing.case.compile_seconds:.1f}",
-    )
+def table_rows(timings: Sequence[Timing]) -> list[tuple[str, ...]]:
+    """Rows under HEADER of what `measure` found."""
+    peak, twin, *_ = timings
+    return [
+        (
+            timing.case.name,
+            f"{timing.median:.1f}",
+            timing.quartiles(),
+            f"{timing.median / twin.median:.2f}",
+            timing.of_peak(peak),
+            f"{timing.case.temporary_bytes / 1e6:.1f}",
+            f"{timing.case.compile_seconds:.1f}",
+        )
+        for timing in timings[1:]
+    ]
+
+
+def measure_all(
+    setting: Setting, widths: Sequence[int], expert_counts: list[int], **others: Any
+) -> tuple[list[tuple[str, ...]], list[dict[str, Any]], str]:
+    """Rows under HEADER, records, and what the peak is: both directions of each width."""
+    rows, records, line = [], [], ""
+    for d_expert in widths:
+        for backward in (False, True):
+            timings = measure(setting, d_expert, expert_counts, backward, **others)
+            rows += table_rows(timings)
+            twin, line = timings[1].median, peak_line(timings[0])
+            records += [t.record() | {"ratio_to_dense_twin": t.median / twin} for t in timings]
+    return rows, records, line
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -134,6 +195,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--experts", type=int, nargs="+", default=[16, 64])
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--backend", choices=["auto", *BACKENDS], default="tiled")
+    parser.add_argument("--ragged_dot", action="store_true", help="time that too: it is slow")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", help="file to write the measurements to")
     arguments = parser.parse_args()
@@ -148,16 +210,9 @@ def main() -> None:
     keep_freed_memory()
     fields = [field.name for field in dataclasses.fields(Setting)]
     setting = Setting(**{name: getattr(arguments, name) for name in fields})
-    rows, records = [], []
-    for d_expert in arguments.d_expert:
-        for backward in (False, True):
-            timings = measure(setting, d_expert, arguments.experts, backward)
-            rows += [table_row(timing, timings[0]) for timing in timings]
-            records += [
-                timing.record() | {"ratio_to_dense_twin": timing.median / timings[0].median}
-                for timing in timings
-            ]
-    print(format_table(HEADER, rows))
+    forms = {"forms": RAGGED} if arguments.ragged_dot else {}
+    rows, records, line = measure_all(setting, arguments.d_expert, arguments.experts, **forms)
+    print(format_table(HEADER, rows), line, sep="\n")
     if arguments.json:
         device = {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
         with open(arguments.json, "w") as file:

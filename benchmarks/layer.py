@@ -10,6 +10,8 @@ were gained or lost by joining them.
 """
 
 import argparse
+import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -19,8 +21,16 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from benchmarks import experts as experts_benchmark
-from benchmarks.timing import Case, Timing, compile_case, format_table, time_cases
+from benchmarks import experts as of_experts
+from benchmarks.timing import (
+    Case,
+    Timing,
+    compile_case,
+    format_table,
+    peak_case,
+    peak_line,
+    time_cases,
+)
 from cartesian_moe_jax import CartesianProductLayer, SubLayerShape
 from cartesian_moe_jax.layers.feed_forward import FeedForward
 from cartesian_moe_jax.moe.balance import count_choices, routing_stats
@@ -28,7 +38,16 @@ from cartesian_moe_jax.moe.dispatch import LocalExchange
 from cartesian_moe_jax.moe.routing import NO_CONTEXT
 from cartesian_moe_jax.process_memory import keep_freed_memory
 
-HEADER = ("computation", "ms", "quartiles", "ratio to twin", "ratio to parts", "temporary MB")
+HEADER = (
+    "computation",
+    "ms",
+    "quartiles",
+    "to twin",
+    "to parts",
+    "of peak",
+    "dropped",
+    "temporary MB",
+)
 EXCHANGE = LocalExchange()
 Run = Callable[..., Any]
 
@@ -90,6 +109,47 @@ def dense_twin(
     return run, (*dense, jnp.tile(h, (top_k, 1)), h)
 
 
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What was timed of one shape, interleaved."""
+
+    layer: Timing
+    twin: Timing
+    peak: Timing
+    parts: dict[str, Timing]
+    """One sub-layer's; empty if they were not asked for."""
+    sublayers: int
+    dropped: float
+    """Share of the tokens' choices that no expert ran."""
+
+    def rows(self, label: str) -> list[tuple[str, ...]]:
+        """Rows under HEADER: the twin, the layer, and the sum of its parts with the parts below."""
+        total = self.sublayers * sum(part.median for part in self.parts.values())
+        to_twin = f"{self.layer.median / self.twin.median:.2f}"
+        to_parts = f"{self.layer.median / total:.2f}" if total else ""
+        layer = _row(
+            f"{label}, layer", self.layer, to_twin, to_parts, self.layer.of_peak(self.peak)
+        )
+        twin = _row(f"{label}, dense twin", self.twin, "1.00", "", self.twin.of_peak(self.peak))
+        return [
+            twin,
+            (*layer[:-2], f"{self.dropped:.1%}", layer[-1]),
+            (f"{label}, sum of parts", f"{total:.1f}", "", "", "1.00", "", "", ""),
+            *(_row(f"  each of {self.sublayers} x {n}", t) for n, t in self.parts.items()),
+        ]
+
+    def records(self, label: str) -> list[dict[str, Any]]:
+        """Return its numbers for JSON."""
+        timings = (self.layer, self.twin, self.peak, *self.parts.values())
+        return [t.record() | {"case": label, "dropped": self.dropped} for t in timings]
+
+
+def _row(name: str, timing: Timing, *ratios: str) -> tuple[str, ...]:
+    to_twin, to_parts, of_peak = ratios or ("", "", "")
+    memory = f"{timing.case.temporary_bytes / 1e6:.0f}"
+    return name, f"{timing.median:.1f}", timing.quartiles(), to_twin, to_parts, of_peak, "", memory
+
+
 def measure(
     arguments: argparse.Namespace,
     num_experts: int,
@@ -97,11 +157,14 @@ def measure(
     backward: bool,
     sublayers: int = 2,
     with_parts: bool = True,
-) -> dict[str, Timing]:
-    """The layer, its dense twin and, if they are wanted, its parts, interleaved."""
+) -> Measured:
+    """Time the layer, its dense twin and, if they are wanted, its parts."""
     shape = SubLayerShape(arguments.d_model, num_experts, arguments.top_k, d_expert, init_std=0.02)
     layer = CartesianProductLayer(shape, sublayers, rngs=nnx.Rngs(0))
     h = jax.random.normal(jax.random.key(1), (arguments.tokens, arguments.d_model))
+    feed_forward = 6 * (arguments.top_k + 1) * d_expert
+    per_token = {"layer": feed_forward + 2 * num_experts, "dense twin": feed_forward}
+    scale = sublayers * arguments.tokens * arguments.d_model * (3 if backward else 1)
     runs = {
         "layer": (lambda layer, h: layer(h)[0], (layer, h)),
         "dense twin": dense_twin(layer, h, arguments.top_k),
@@ -109,36 +172,13 @@ def measure(
     }
 
     def case(name: str, forward: Run, inputs: tuple[Any, ...]) -> Case:
-        if not backward:
-            return compile_case(name, forward, *inputs)
-        return compile_case(name, lambda *a: forward_and_backward(forward, *a), *inputs)
+        run = functools.partial(forward_and_backward, forward) if backward else forward
+        return compile_case(name, run, *inputs, flops=scale * per_token.get(name, 0))
 
-    cases = [case(name, *run) for name, run in runs.items()]
-    return {t.case.name: t for t in time_cases(cases, arguments.rounds)}
-
-
-def table(label: str, timings: dict[str, Timing], sublayers: int = 2) -> list[tuple[str, ...]]:
-    """Rows under HEADER: the twin, the layer, and the sum of its parts with the parts below."""
-    layer, twin = timings["layer"], timings["dense twin"]
-    own = {name: t for name, t in timings.items() if name not in ("layer", "dense twin")}
-    parts_sum = sublayers * sum(t.median for t in own.values())
-
-    def row(name: str, t: Timing, *ratios: str) -> tuple[str, ...]:
-        quartiles = f"{t.lower_quartile:.1f}-{t.upper_quartile:.1f}"
-        memory = f"{t.case.temporary_bytes / 1e6:.0f}"
-        return (f"{label}, {name}", f"{t.median:.1f}", quartiles, *ratios, memory)
-
-    return [
-        row("dense twin", twin, "1.00", ""),
-        row(
-            "layer",
-            layer,
-            f"{layer.median / twin.median:.2f}",
-            f"{layer.median / parts_sum:.2f}",
-        ),
-        (f"{label}, sum of parts", f"{parts_sum:.1f}", "", "", "1.00", ""),
-        *(row(f"  each of {sublayers} x {name}", t, "", "") for name, t in own.items()),
-    ]
+    cases = [peak_case(), *(case(name, *run) for name, run in runs.items())]
+    peak, ours, twin, *rest = time_cases(cases, arguments.rounds)
+    dropped = float(jnp.mean(layer(h)[1].dropped))
+    return Measured(ours, twin, peak, {t.case.name: t for t in rest}, sublayers, dropped)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -154,36 +194,27 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def expert_rows(arguments: argparse.Namespace) -> tuple[list[tuple[str, ...]], list[dict]]:
-    """The experts alone against their dense twin: rows to print, and records."""
-    setting = experts_benchmark.Setting(
-        arguments.tokens, arguments.top_k, arguments.d_model, "float32", "auto", arguments.rounds
-    )
-    rows, records = [], []
-    for d_expert in arguments.d_expert:
-        for backward in (False, True):
-            timings = experts_benchmark.measure(setting, d_expert, arguments.experts, backward)
-            rows += [experts_benchmark.table_row(t, timings[0]) for t in timings]
-            records += [t.record() | {"ratio": t.median / timings[0].median} for t in timings]
-    return rows, records
-
-
 def main() -> None:
     """Measure, print two tables, and write the JSON file if asked to."""
     arguments = parse_arguments()
     keep_freed_memory()
-    rows, expert_records = expert_rows(arguments)
-    print(format_table(experts_benchmark.HEADER, rows), flush=True)
+    setting = of_experts.Setting(
+        arguments.tokens, arguments.top_k, arguments.d_model, "float32", "auto", arguments.rounds
+    )
+    rows, expert_records, line = of_experts.measure_all(
+        setting, arguments.d_expert, arguments.experts
+    )
+    print(format_table(of_experts.HEADER, rows), line, sep="\n", flush=True)
     layer_rows, layer_records = [], []
     for d_expert in arguments.d_expert:
         for num_experts in arguments.experts:
             for backward in (False, True):
                 kind = "forward+backward" if backward else "forward"
                 label = f"{kind}, d_expert={d_expert}, E={num_experts}"
-                timings = measure(arguments, num_experts, d_expert, backward)
-                layer_rows += table(label, timings)
-                layer_records += [t.record() | {"case": label} for t in timings.values()]
-    print("\n" + format_table(HEADER, layer_rows))
+                measured = measure(arguments, num_experts, d_expert, backward)
+                layer_rows += measured.rows(label)
+                layer_records += measured.records(label)
+    print("\n" + format_table(HEADER, layer_rows), peak_line(measured.peak), sep="\n")
     if arguments.json:
         device = {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
         content = {**vars(arguments), **device, "experts": expert_records, "layer": layer_records}

@@ -16,10 +16,10 @@ import jax
 
 from benchmarks import experts as of_experts
 from benchmarks import layer as of_layer
-from benchmarks.timing import Timing, format_table
+from benchmarks.timing import Timing, format_table, peak_line
 from cartesian_moe_jax.process_memory import keep_freed_memory
 
-HEADER = ("sweep", "", "ms", "twin ms", "ratio", "temporary MB")
+HEADER = ("sweep", "", "ms", "twin ms", "ratio", "of peak", "temporary MB")
 EXPERTS, TOKENS, SUBLAYERS = (8, 16, 32, 64, 128, 256), (1024, 4096, 16_384, 65_536), (1, 2, 3, 4)
 
 
@@ -30,6 +30,7 @@ class Point(NamedTuple):
     size: int
     ours: Timing
     twin: Timing
+    peak: Timing
 
     def ratio(self) -> float:
         """Return our time / the twin's."""
@@ -37,8 +38,9 @@ class Point(NamedTuple):
 
     def record(self) -> dict[str, Any]:
         """Return its numbers for JSON."""
-        both = {"ours": self.ours.record(), "twin": self.twin.record()}
-        return {"sweep": self.sweep, "size": self.size, "ratio": self.ratio(), **both}
+        timings = {"ours": self.ours, "twin": self.twin, "peak": self.peak}
+        records = {name: timing.record() for name, timing in timings.items()}
+        return {"sweep": self.sweep, "size": self.size, "ratio": self.ratio(), **records}
 
 
 def experts_sweep(flags: argparse.Namespace) -> list[Point]:
@@ -46,8 +48,8 @@ def experts_sweep(flags: argparse.Namespace) -> list[Point]:
     setting = _setting(flags, flags.tokens)
     points = []
     for experts in flags.experts_sweep:
-        twin, ours = of_experts.measure(setting, flags.d_expert, [experts], backward=True)
-        points.append(Point("experts", experts, ours, twin))
+        peak, twin, ours = of_experts.measure(setting, flags.d_expert, [experts], backward=True)
+        points.append(Point("experts", experts, ours, twin, peak))
     return points
 
 
@@ -56,8 +58,9 @@ def tokens_sweep(flags: argparse.Namespace) -> list[Point]:
     points = []
     for tokens in flags.tokens_sweep:
         setting = _setting(flags, tokens)
-        twin, ours = of_experts.measure(setting, flags.d_expert, [flags.experts], backward=True)
-        points.append(Point("tokens", tokens, ours, twin))
+        timings = of_experts.measure(setting, flags.d_expert, [flags.experts], backward=True)
+        peak, twin, ours = timings
+        points.append(Point("tokens", tokens, ours, twin, peak))
     return points
 
 
@@ -70,7 +73,7 @@ def sublayers_sweep(flags: argparse.Namespace) -> list[Point]:
         )
         width = 2 * flags.d_expert // sublayers
         found = of_layer.measure(wanted, flags.experts, width, True, sublayers, with_parts=False)
-        points.append(Point("sub-layers", sublayers, found["layer"], found["dense twin"]))
+        points.append(Point("sub-layers", sublayers, found.layer, found.twin, found.peak))
     return points
 
 
@@ -83,6 +86,7 @@ def table(points: Sequence[Point]) -> str:
             f"{point.ours.median:.1f}",
             f"{point.twin.median:.1f}",
             f"{point.ratio():.2f}",
+            point.ours.of_peak(point.peak),
             f"{point.ours.case.temporary_bytes / 1e6:.0f}",
         )
         for point in points
@@ -135,7 +139,7 @@ def main() -> None:
     flags = parse_arguments()
     keep_freed_memory()
     points = [*experts_sweep(flags), *tokens_sweep(flags), *sublayers_sweep(flags)]
-    print(table(points))
+    print(table(points), peak_line(points[0].peak), sep="\n")
     if flags.picture:
         draw(points, flags.picture)
     if flags.json:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.breakdown import breakdown
-from benchmarks.timing import Case, Timing, compile_case, format_table, time_cases
+from benchmarks.timing import Case, Timing, format_table, peak_case, peak_line, time_cases
 from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.models.build import abstract_model, layout_named
 from cartesian_moe_jax.models.cost import model_cost, whole
@@ -32,7 +32,6 @@ from cartesian_moe_jax.training.step import make_train_step
 from configs.flags import config_of
 
 HEADER = ("step", "ms", "quartiles", "ratio", "tokens/s", "of peak", "temporary MB", "compile s")
-PEAK_SIZE = 2048
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +40,6 @@ class Measured:
 
     timings: list[Timing]
     """The model's, its dense twin's, and the square matrix product's."""
-    flops: list[float]
-    """Of one step: the model's, and its twin's; without recomputation."""
     parts: dict[str, float]
     """Shares of the model's time; empty if they were not asked for."""
 
@@ -82,46 +79,36 @@ def step_case(name: str, config: Config) -> tuple[Case, Any]:
         return held[0], report
 
     temporary = compiled.memory_analysis().temp_size_in_bytes
-    return Case(name, run, temporary, seconds), compiled
-
-
-def peak_case(config: Config) -> Case:
-    """Compile the matrix product whose rate is called the peak."""
-    dtype = compute_dtype(config.model.compute_dtype)
-    square = jnp.ones((PEAK_SIZE, PEAK_SIZE), dtype)
-    return compile_case("square matrix product", lambda a, b: a @ b, square, square)
+    needed = rows * seq_len * whole(model_cost(config)).training_flops
+    return Case(name, run, temporary, seconds, needed), compiled
 
 
 def measure(config: Config, rounds: int, *, with_parts: bool) -> Measured:
     """Time the step, its twin and the matrix product, interleaved."""
-    twin = dense_twin(config)
     case, program = step_case("model", config)
-    cases = [case, step_case("dense twin", twin)[0], peak_case(config)]
-    tokens = config.training.batch_size * config.data.seq_len
-    flops = [tokens * whole(model_cost(c)).training_flops for c in (config, twin)]
-    timings = time_cases(cases, rounds)
+    peak = peak_case(compute_dtype(config.model.compute_dtype))
+    timings = time_cases([case, step_case("dense twin", dense_twin(config))[0], peak], rounds)
     parts = dict(breakdown(program, case.run, rounds)) if with_parts else {}
-    return Measured(timings, flops, parts)
+    return Measured(timings, parts)
 
 
 def table(measured: Measured, tokens: int) -> str:
     """Return the timings, and the parts by share."""
-    *steps, product = measured.timings
-    peak = 2 * PEAK_SIZE**3 / product.lower_quartile
+    *steps, peak = measured.timings
     rows = [
         (
             timing.case.name,
             f"{timing.median:.1f}",
-            f"{timing.lower_quartile:.1f}-{timing.upper_quartile:.1f}",
+            timing.quartiles(),
             f"{timing.median / steps[-1].median:.2f}",
             f"{1e3 * tokens / timing.median:,.0f}",
-            f"{flops / timing.median / peak:.0%}",
+            timing.of_peak(peak),
             f"{timing.case.temporary_bytes / 1e6:.0f}",
             f"{timing.case.compile_seconds:.1f}",
         )
-        for timing, flops in zip(steps, measured.flops, strict=True)
+        for timing in steps
     ]
-    lines = [format_table(HEADER, rows), f"peak: {peak / 1e6:.0f} GFLOP/s"]
+    lines = [format_table(HEADER, rows), peak_line(peak)]
     for part, share in sorted(measured.parts.items(), key=lambda item: -item[1]):
         lines.append(f"{part:14} {share:6.1%}")
     return "\n".join(lines)

@@ -11,7 +11,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+
+WARM_SECONDS, TIMED_SECONDS, MOST_ROUNDS = 2.0, 2.0, 100
+"""Rounds go on for so long, unless there have been so many: what is quick is timed more often.
+
+The first rounds do not count: the process's memory still grows in them.
+"""
+PEAK_SIZE = 2048
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +32,8 @@ class Case:
     temporary_bytes: int
     """Memory it takes beside its arguments and results, as the compiler states it."""
     compile_seconds: float
+    flops: float = 0.0
+    """Floating-point operations that it needs, without recomputation; 0: not counted."""
     before: Callable[[], Any] = lambda: None
     """Runs before each time, outside of it."""
 
@@ -38,6 +48,15 @@ class Timing:
     upper_quartile: float
     rounds: int
 
+    def quartiles(self) -> str:
+        """Return the quartiles as a cell of a table."""
+        return f"{self.lower_quartile:.1f}-{self.upper_quartile:.1f}"
+
+    def of_peak(self, peak: "Timing") -> str:
+        """Return the share of the machine's peak that it reaches, as a cell of a table."""
+        rate, best = self.case.flops / self.median, peak.case.flops / peak.lower_quartile
+        return f"{rate / best:.0%}" if rate else ""
+
     def record(self) -> dict[str, str | float]:
         """Its numbers under names that state the units, for JSON."""
         return {
@@ -46,30 +65,48 @@ class Timing:
             "lower_quartile_ms": self.lower_quartile,
             "upper_quartile_ms": self.upper_quartile,
             "rounds": self.rounds,
+            "flops": self.case.flops,
             "temporary_bytes": self.case.temporary_bytes,
             "compile_seconds": self.case.compile_seconds,
         }
 
 
-def compile_case(name: str, function: Callable[..., Any], *arguments: Any) -> Case:
+def compile_case(
+    name: str, function: Callable[..., Any], *arguments: Any, flops: float = 0.0
+) -> Case:
     """Compiles function(*arguments); `arguments` are pytrees of arrays."""
     start = time.perf_counter()
     compiled = jax.jit(function).lower(*arguments).compile()
     seconds = time.perf_counter() - start
     temporary = compiled.memory_analysis().temp_size_in_bytes
-    return Case(name, lambda: compiled(*arguments), temporary, seconds)
+    return Case(name, lambda: compiled(*arguments), temporary, seconds, flops)
+
+
+def peak_case(dtype: Any = jnp.float32) -> Case:
+    """The square matrix product whose rate is called the machine's peak."""
+    square = jnp.ones((PEAK_SIZE, PEAK_SIZE), dtype)
+    return compile_case("peak", lambda a, b: a @ b, square, square, flops=2 * PEAK_SIZE**3)
+
+
+def peak_line(peak: Timing) -> str:
+    """Says what the peak is."""
+    rate = peak.case.flops / peak.lower_quartile / 1e6
+    return f"peak: {rate:.0f} GFLOP/s, a product of {PEAK_SIZE} x {PEAK_SIZE} matrices"
 
 
 def time_cases(cases: Sequence[Case], rounds: int = 15, warm_up: int = 2) -> list[Timing]:
-    """Times all cases together, in `rounds` rounds after `warm_up` that do not count."""
-    seconds = [[] for _ in cases]
+    """Times all cases together, in at least `rounds` rounds after `warm_up` that do not count."""
     shuffled = random.Random(0)
-    for turn in range(warm_up + rounds):
+
+    def turn() -> list[float]:
+        seconds = [0.0] * len(cases)
         for index in shuffled.sample(range(len(cases)), len(cases)):
-            elapsed = _time_once(cases[index])
-            if turn >= warm_up:
-                seconds[index].append(elapsed)
-    return [_summarise(case, times) for case, times in zip(cases, seconds, strict=True)]
+            seconds[index] = _time_once(cases[index])
+        return seconds
+
+    _repeat(turn, warm_up, WARM_SECONDS)
+    times = zip(*_repeat(turn, rounds, TIMED_SECONDS), strict=True)
+    return [_summarise(case, seconds) for case, seconds in zip(cases, times, strict=True)]
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -82,6 +119,15 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         ).rstrip()
         for row in (header, *rows)
     )
+
+
+def _repeat(turn: Callable[[], list[float]], least: int, seconds: float) -> list[list[float]]:
+    start, turns = time.perf_counter(), []
+    while len(turns) < least or (
+        len(turns) < MOST_ROUNDS and time.perf_counter() - start < seconds
+    ):
+        turns.append(turn())
+    return turns
 
 
 def _time_once(case: Case) -> float:

@@ -216,7 +216,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main() -> None:
     """Run the verb; wrong input is one line and exit status 2."""
     arguments = parse(sys.argv[1:])
-    restart_in_huge_pages()
     keep_freed_memory()
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # libraries' warnings beside our one line
     try:
@@ -230,4 +229,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    restart_in_huge_pages()
     main()
