@@ -15,7 +15,7 @@ import dataclasses
 import json
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ import jax
 from flax import nnx
 
 from benchmarks.layer import forward_and_backward
+from benchmarks.parity import check
 from benchmarks.step import step_case
 from benchmarks.timing import (
     Case,
@@ -75,6 +76,13 @@ class PyTorch:
             print(f"{name} is left out: {reply['error']}")
             return None
         return Case(name, lambda: self._ask({"run": reply["number"]}), 0, 0.0)
+
+    def compute(self, form: str, shape: Mapping[str, int], file: Path) -> Path:
+        """Run the CartesianMoE layer on the weights and the x of an .npz; return an .npy file."""
+        reply = self._ask({"compute": {"experts": form, "shape": dict(shape), "file": str(file)}})
+        if "error" in reply:
+            raise UserError(f"PyTorch cannot run the {form} layer: {reply['error']}")
+        return Path(reply["file"])
 
     def forget(self) -> None:
         """Drop the cases so far."""
@@ -221,6 +229,7 @@ def main() -> None:
     print(
         f"PyTorch {torch.about['torch']}, {torch.about['threads']} threads; jax {jax.__version__}"
     )
+    print(*(check(torch, form) for form in OWN_FORMS), sep="\n")
     rows, records = [], []
     for make in (lambda: step_group(torch, config), *layer_groups(torch, flags)):
         group = make()

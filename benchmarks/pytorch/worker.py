@@ -2,7 +2,8 @@
 
 {"make": {...}} makes a case, as a ``Wanted`` with its fields, runs it once, and answers with its
 number, or with an error; {"run": NUMBER} runs it once and answers with the seconds; {"forget": 1}
-drops the cases so far.
+drops the cases so far; {"compute": {...}} runs a layer once on given weights, and answers with the
+file of its output.
 """
 
 import json
@@ -12,9 +13,10 @@ import sys
 import time
 from typing import Any
 
+import numpy
 import torch
 
-from benchmarks.pytorch.cartesian import Shape
+from benchmarks.pytorch.cartesian import CartesianLayer, Shape
 from benchmarks.pytorch.cases import CASES, Run, Wanted
 
 SHARE = 0.6
@@ -27,6 +29,8 @@ def answer(request: dict[str, Any], made: list[Run]) -> dict[str, Any]:
         start = time.perf_counter()
         made[request["run"]]()
         return {"seconds": time.perf_counter() - start}
+    if "compute" in request:
+        return compute(**request["compute"])
     if "forget" in request:
         made.clear()
         return {}
@@ -36,6 +40,17 @@ def answer(request: dict[str, Any], made: list[Run]) -> dict[str, Any]:
     case()
     made.append(case)
     return {"number": len(made) - 1}
+
+
+def compute(experts: str, shape: dict[str, int], file: str) -> dict[str, Any]:
+    """Run the CartesianMoE layer on the weights and the input x, [tokens, d_model], of a file."""
+    arrays = {name: torch.from_numpy(array) for name, array in numpy.load(file).items()}
+    x = arrays.pop("x")
+    layer = CartesianLayer(Shape(**shape), experts)
+    layer.load_state_dict(arrays)
+    with torch.no_grad():
+        numpy.save(f"{file}.npy", layer(x).numpy())
+    return {"file": f"{file}.npy"}
 
 
 def limit_memory() -> None:
