@@ -5,6 +5,7 @@ import signal
 from absl import flags
 
 from cartesian_moe_jax.paths import as_path
+from cartesian_moe_jax.training.memory import take_memory
 from configs import flags as config_flags
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
@@ -12,12 +13,14 @@ WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=Tr
 
 def main() -> int:
     """Train; a run that is stopped says how to go on."""
-    # jax is imported after the flags are known to be right.
+    config = config_flags.config()
+    take_memory(config.model)
+    # Not before: jax takes a second to import, and the process may have begun anew.
     from cartesian_moe_jax.training.loop import train
     from cartesian_moe_jax.training.summary import summary
 
     workdir = as_path(WORKDIR.value)
-    outcome = train(config_flags.config(), workdir)
+    outcome = train(config, workdir)
     if outcome.result is None:
         print(f"stopped at step {outcome.stopped_at}: the same command continues {workdir}")
         return 128 + (outcome.signal or signal.SIGTERM)

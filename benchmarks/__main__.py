@@ -3,8 +3,6 @@
 import runpy
 import sys
 
-from cartesian_moe_jax.process_memory import restart_in_huge_pages
-
 BENCHMARKS = {
     "suite": "all of those below that need no run: tables in one page, JSON, a picture",
     "experts": "grouped experts against one dense feed-forward on the same rows",
@@ -34,5 +32,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    restart_in_huge_pages()
     main()

@@ -1,7 +1,7 @@
 """Our layers and training step against PyTorch's at equal shapes, forward and backward.
 
     python3.11 -m venv .venv-bench && .venv-bench/bin/pip install torch transformers
-    python -m benchmarks.against_pytorch --python=.venv-bench/bin/python
+    python -m benchmarks against_pytorch --python=.venv-bench/bin/python [--what=step]
 
 PyTorch runs in a process of its own and waits while ours run, and the other way round: all cases
 take turns. Each MoE block of transformers is timed with every experts implementation it has; so
@@ -39,6 +39,7 @@ from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.models.vocabulary import with_vocabulary
 from cartesian_moe_jax.process_memory import keep_freed_memory
+from cartesian_moe_jax.training.memory import take_memory
 from configs.flags import config_of
 
 ROOT = Path(__file__).parents[1]
@@ -207,6 +208,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     """Return our flags, and those of the config of the training step."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--python", default=".venv-bench/bin/python", help="that has PyTorch")
+    parser.add_argument("--what", choices=["layers", "step"], default="layers")
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--top_k", type=int, default=2)
     parser.add_argument("--d_model", type=int, default=512)
@@ -221,17 +223,18 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
 def main() -> None:
     """Measure, print, and write the JSON file if asked to."""
     flags, rest = parse_arguments()
-    keep_freed_memory()
     config = with_vocabulary(
         config_of(rest or ["--config=configs/quickstart.py"]), flags.vocab_size
     )
+    take_memory(config.model) if flags.what == "step" else keep_freed_memory()
     torch = PyTorch(flags.python)
     print(
         f"PyTorch {torch.about['torch']}, {torch.about['threads']} threads; jax {jax.__version__}"
     )
     print(*(check(torch, form) for form in OWN_FORMS), sep="\n")
     rows, records = [], []
-    for make in (lambda: step_group(torch, config), *layer_groups(torch, flags)):
+    of_step = [lambda: step_group(torch, config)]
+    for make in of_step if flags.what == "step" else layer_groups(torch, flags):
         group = make()
         timings = time_group(group, flags.rounds)
         rows += rows_of(group, timings)

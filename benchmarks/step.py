@@ -25,7 +25,7 @@ from cartesian_moe_jax.models.cost import model_cost, whole
 from cartesian_moe_jax.models.language_model import compute_dtype
 from cartesian_moe_jax.models.vocabulary import with_vocabulary
 from cartesian_moe_jax.parallel.mesh import make_mesh
-from cartesian_moe_jax.process_memory import keep_freed_memory
+from cartesian_moe_jax.training.memory import take_memory
 from cartesian_moe_jax.training.optimizer import Rates, make_optimizer
 from cartesian_moe_jax.training.state import make_create_state
 from cartesian_moe_jax.training.step import make_train_step
@@ -122,8 +122,8 @@ def main() -> None:
     parser.add_argument("--breakdown", action="store_true", help="also print each part's share")
     parser.add_argument("--json", help="file to write the measurements to")
     flags, rest = parser.parse_known_args()
-    keep_freed_memory()
     config = with_vocabulary(config_of(rest), flags.vocab_size)
+    take_memory(config.model)
     measured = measure(config, flags.rounds, with_parts=flags.breakdown)
     print(table(measured, config.training.batch_size * config.data.seq_len))
     if flags.json:

@@ -20,15 +20,18 @@ from typing import Any
 
 QUICKSTART = "--config=configs/quickstart.py"
 PARTS: Mapping[str, Sequence[str]] = {
-    "layer": (),
-    "experts": ("--ragged_dot", "--d_expert=512", "--rounds=3"),
-    "step": ("--breakdown", QUICKSTART),
-    "scaling": ("--picture={to}/scaling.svg",),
-    "startup": (QUICKSTART,),
-    "data": (),
+    "layer": ("layer",),
+    "ragged_dot": ("experts", "--ragged_dot", "--d_expert=512", "--rounds=3"),
+    "step": ("step", "--breakdown", QUICKSTART),
+    "scaling": ("scaling", "--picture={to}/scaling.svg"),
+    "startup": ("startup", QUICKSTART),
+    "data": ("data",),
 }
-"""The benchmarks that need nothing else, with their flags."""
-PYTORCH = {"against_pytorch": ("--python={python}",)}
+"""What needs nothing else: a benchmark with its flags, under the name of its file."""
+PYTORCH: Mapping[str, Sequence[str]] = {
+    "pytorch_step": ("against_pytorch", "--what=step", "--python={python}"),
+    "pytorch_layers": ("against_pytorch", "--python={python}"),
+}
 
 
 def machine() -> str:
@@ -46,9 +49,8 @@ def machine() -> str:
     return f"{cpu}, {cores} cores, {memory} GB; Python {python}, jax {version('jax')}"
 
 
-def run_part(name: str, flags: Sequence[str], folder: Path) -> str:
+def run_part(name: str, command: Sequence[str], folder: Path) -> str:
     """Run a benchmark, show what it prints, and return it with the command, for the page."""
-    command = [name, *flags]
     print(f"\n== {' '.join(command)}", flush=True)
     start = time.monotonic()
     whole = [sys.executable, "-m", "benchmarks", *command, f"--json={folder / name}.json"]
@@ -66,8 +68,9 @@ def ratios(folder: Path) -> Iterator[tuple[str, str, float]]:
         if "experts" in record["name"]:
             yield "experts: time / dense twin", record["name"], record["ratio_to_dense_twin"]
     groups: dict[str, list[float]] = {}
-    for record in _read(folder / "against_pytorch.json").get("measurements", []):
-        groups.setdefault(record["group"], []).append(record["median_ms"])
+    for part in PYTORCH:
+        for record in _read(folder / f"{part}.json").get("measurements", []):
+            groups.setdefault(record["group"], []).append(record["median_ms"])
     for group, (ours, *theirs) in groups.items():
         yield "the fastest of PyTorch's: time / ours", group, min(theirs) / ours
 
@@ -111,8 +114,8 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     parts = {**(PYTORCH if flags.python else {}), **PARTS}
     sections = [
-        run_part(name, [flag.format(to=folder, python=flags.python) for flag in own], folder)
-        for name, own in parts.items()
+        run_part(name, [word.format(to=folder, python=flags.python) for word in command], folder)
+        for name, command in parts.items()
         if not flags.only or name in flags.only
     ]
     bars = list(ratios(folder))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from cartesian_moe_jax.cache import cache_folder
 from cartesian_moe_jax.config import Config, DataConfig
 from cartesian_moe_jax.errors import UserError
-from cartesian_moe_jax.process_memory import keep_freed_memory, restart_in_huge_pages
+from cartesian_moe_jax.process_memory import keep_freed_memory
 from cartesian_moe_jax.settings import describe
 
 
@@ -114,7 +114,7 @@ def convert(arguments: argparse.Namespace) -> None:
 def study(arguments: argparse.Namespace) -> None:
     """Tune, train and compare the methods of a preset, and write one report."""
     from cartesian_moe_jax.paths import as_path
-    from cartesian_moe_jax.study.command import run_study
+    from cartesian_moe_jax.training.memory import take_memory
 
     if not arguments.config_arguments:
         raise UserError("study needs a preset: --config=configs/study.py:smoke, or :cpu, or :gpu")
@@ -122,6 +122,9 @@ def study(arguments: argparse.Namespace) -> None:
     given = {name: getattr(arguments, name) for name in ("methods", "seeds")}
     changed = {name: value for name, value in given.items() if value is not None}
     config = dataclasses.replace(config, study=dataclasses.replace(config.study, **changed))
+    take_memory(config.model)
+    from cartesian_moe_jax.study.command import run_study
+
     merged = [as_path(folder) for folder in arguments.merge.split(",") if folder]
     run_study(config, as_path(arguments.workdir), merged, report_only=arguments.report_only)
 
@@ -229,5 +232,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    restart_in_huge_pages()
     main()

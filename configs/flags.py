@@ -12,7 +12,7 @@ from ml_collections import config_flags
 from cartesian_moe_jax import config as schema
 from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.errors import UserError
-from cartesian_moe_jax.process_memory import keep_freed_memory, restart_in_huge_pages
+from cartesian_moe_jax.process_memory import keep_freed_memory
 
 WRONG_INPUT, INTERRUPTED = 2, 130
 DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -77,7 +77,6 @@ def _guarded(main: Callable[[], int | None]) -> None:
         # Or Orbax writes pages, and its callbacks after a failed save more, beside our one line.
         logging.set_verbosity(logging.FATAL)
         sys.unraisablehook = lambda unraisable: None
-    restart_in_huge_pages()
     keep_freed_memory()
     try:
         status = main() or 0

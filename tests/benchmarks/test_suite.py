@@ -19,7 +19,7 @@ def measured(tmp_path):
         {"group": group, "name": "", "median_ms": ms} for group, own in times.items() for ms in own
     ]
     (tmp_path / "layer.json").write_text(json.dumps({"experts": experts}))
-    (tmp_path / "against_pytorch.json").write_text(json.dumps({"measurements": pytorch}))
+    (tmp_path / "pytorch_layers.json").write_text(json.dumps({"measurements": pytorch}))
     return tmp_path
 
 
@@ -40,7 +40,9 @@ def test_nothing_measured_is_no_picture(tmp_path):
 
 
 def test_a_part_that_fails_is_said_and_the_others_are_there(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(suite, "PARTS", {"layer": ("--experts=none",), "curve": ("--help",)})
+    monkeypatch.setattr(
+        suite, "PARTS", {"a": ("layer", "--experts=none"), "b": ("curve", "--help")}
+    )
     monkeypatch.setattr(sys, "argv", ["suite", f"--to={tmp_path / 'bench'}"])
     suite.main()
     page = (tmp_path / "bench" / "README.md").read_text()
