@@ -60,7 +60,7 @@ def first_steps(arguments: Sequence[str], warm_runs: int) -> dict[str, list[floa
                 f"--config.data.cache_dir={folder / 'data'}",
                 f"--config.training.compilation_cache={folder / programs}",
             )
-            return first_step([*arguments, *caches], folder / label)
+            return first_step([*arguments, *caches], folder / f"run_{label}")
 
         found = {
             "cold": [run("cold", "xla")],

@@ -20,7 +20,7 @@ from typing import Any
 
 QUICKSTART = "--config=configs/quickstart.py"
 PARTS: Mapping[str, Sequence[str]] = {
-    "layer": ("layer",),
+    "layer": ("layer", "--rounds=7"),
     "ragged_dot": ("experts", "--ragged_dot", "--d_expert=512", "--rounds=3"),
     "step": ("step", "--breakdown", QUICKSTART),
     "scaling": ("scaling", "--picture={to}/scaling.svg"),
@@ -30,7 +30,7 @@ PARTS: Mapping[str, Sequence[str]] = {
 """What needs nothing else: a benchmark with its flags, under the name of its file."""
 PYTORCH: Mapping[str, Sequence[str]] = {
     "pytorch_step": ("against_pytorch", "--what=step", "--python={python}"),
-    "pytorch_layers": ("against_pytorch", "--python={python}"),
+    "pytorch_layers": ("against_pytorch", "--rounds=5", "--python={python}"),
 }
 
 
