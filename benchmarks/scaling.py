@@ -103,6 +103,7 @@ def draw(points: Sequence[Point], path: str) -> None:
 
     plt.rcParams["svg.hashsalt"] = "scaling"
     sweeps = list(dict.fromkeys(point.sweep for point in points))
+    highest = 1.1 * max(1.0, *(point.ratio() for point in points))
     figure, axes = plt.subplots(1, len(sweeps), figsize=(9, 3), sharey=True, layout="constrained")
     for axis, sweep in zip(axes, sweeps, strict=True):
         own = [point for point in points if point.sweep == sweep]
@@ -111,7 +112,7 @@ def draw(points: Sequence[Point], path: str) -> None:
         axis.axhline(1, color="grey", linewidth=0.8)
         axis.set_xscale("log", base=2)
         axis.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=45)
-        axis.set(xlabel=sweep, ylim=(0, None))
+        axis.set(xlabel=sweep, ylim=(0, highest))
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("time / dense twin")
     figure.savefig(path, metadata={"Date": None})
