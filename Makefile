@@ -2,7 +2,7 @@
 # make test         install what the tests need, and run them
 # make test-long    the tests that take minutes too
 # make lint         formatting and lints
-# make bench        all benchmarks: tables, JSON and a picture in BENCH (under 20 minutes)
+# make bench        all benchmarks: tables, JSON and pictures in BENCH (about 20 minutes on 2 cores)
 # make bench-layer  experts and whole layer against their dense twins
 # make bench-data   preparing text and loading tokens
 
