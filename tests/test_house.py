@@ -17,6 +17,7 @@ FLOORS = {
     "cache": 0,
     "columns": 0,
     "paths": 0,
+    "platform": 0,
     "process_memory": 0,
     "kernels": 1,
     "data": 1,

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from cartesian_moe_jax.platform import target_platform
+
 _LEAST_BLOCK, _MOST_BLOCKS = 64, 8
 
 
@@ -16,7 +18,7 @@ def causal_attention(
 
     On CPU `jax.nn.dot_product_attention` takes 2 to 5 times as long.
     """
-    if jax.default_backend() == "cpu":
+    if target_platform() == "cpu":
         return blocked_causal_attention(query, key, value)
     return jax.nn.dot_product_attention(query, key, value, is_causal=True)
 

@@ -18,11 +18,12 @@ from cartesian_moe_jax.moe.intervention import Intervention
 from cartesian_moe_jax.moe.routers import router_named
 from cartesian_moe_jax.moe.routers.hash import initial_table
 from cartesian_moe_jax.moe.routing import RouterContext, RoutingStats
+from cartesian_moe_jax.platform import target_platform
 
 
 def compute_dtype(name: str) -> jnp.dtype:
     """Resolve ``config.model.compute_dtype``: auto is bfloat16 on accelerators, else float32."""
-    default = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    default = "float32" if target_platform() == "cpu" else "bfloat16"
     return jnp.dtype(default if name == "auto" else name)
 
 
