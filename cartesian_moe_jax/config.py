@@ -78,7 +78,9 @@ class MoEConfig:
         0.0, "Coefficient of the router z-loss, summed over sub-layers (ours).", at_least(0)
     )
     backend: str = setting(
-        "auto", "Kernel of the experts: auto, tiled, or reference (slow: a dense loop)."
+        "auto",
+        "Kernel of the experts: auto (megablox on TPU, else tiled), tiled, megablox, ragged, or "
+        "reference (slow: a dense loop).",
     )
 
     def without_shared_expert(self) -> tuple[int, ...]:
