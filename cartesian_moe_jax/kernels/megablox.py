@@ -6,12 +6,13 @@ Where programs are not compiled for TPU, the kernels are interpreted: slowly, fo
 import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.megablox.gmm import gmm, tgmm
 from jaxtyping import Array, Float, Int
 
 from cartesian_moe_jax.kernels.composed import GroupedMatmul, composed_feed_forward
-from cartesian_moe_jax.kernels.library_kernels import call_unchecked
+from cartesian_moe_jax.kernels.library_kernels import call_library_kernel
 from cartesian_moe_jax.platform import target_platform
 
 _LANES = 128
@@ -67,16 +68,19 @@ def _multiply(
 ) -> Float[Array, "rows outputs"]:
     outputs = weights.shape[1 if transposed else 2]
     limits = MATMUL_LIMITS[rows.dtype.itemsize]
-    tiling = _tiling(*rows.shape[:1], weights.shape[0], rows.shape[1], outputs, limits)
-    kernel = functools.partial(
+    tiling = _tiling(rows.shape[0], weights.shape[0], rows.shape[1], outputs, limits)
+    filled = _fill(rows, tiling[0])
+    product = call_library_kernel(
         gmm,
+        jax.ShapeDtypeStruct((filled.shape[0], outputs), rows.dtype),
+        filled,
+        weights,
+        group_sizes.astype(jnp.int32),
         preferred_element_type=rows.dtype,
         tiling=tiling,
         transpose_rhs=transposed,
         interpret=_interpret(),
     )
-    padded = _fill(rows, tiling[0])
-    product = call_unchecked(kernel, padded, weights, group_sizes.astype(jnp.int32))
     return product[: rows.shape[0]]
 
 
@@ -88,16 +92,27 @@ def _to_weights(
     limits = WEIGHT_GRADIENT_LIMITS[rows.dtype.itemsize]
     tiling = _tiling(rows.shape[0], group_sizes.shape[0], rows.shape[1], d_outputs.shape[1], limits)
 
-    # The kernel transposes back what it gets transposed.
-    def kernel(
-        rows: Float[Array, "rows inputs"],
-        d_outputs: Float[Array, "rows outputs"],
-        group_sizes: Int[Array, "experts"],
-    ) -> Float[Array, "experts inputs outputs"]:
-        return tgmm(rows.T, d_outputs, group_sizes, jnp.float32, tiling, interpret=_interpret())
+    shape = (group_sizes.shape[0], rows.shape[1], d_outputs.shape[1])
+    return call_library_kernel(
+        _sum_outer,
+        jax.ShapeDtypeStruct(shape, jnp.float32),
+        _fill(rows, tiling[0]),
+        _fill(d_outputs, tiling[0]),
+        group_sizes.astype(jnp.int32),
+        tiling=tiling,
+        interpret=_interpret(),
+    )
 
-    rows, d_outputs = _fill(rows, tiling[0]), _fill(d_outputs, tiling[0])
-    return call_unchecked(kernel, rows, d_outputs, group_sizes.astype(jnp.int32))
+
+def _sum_outer(
+    rows: Float[Array, "rows inputs"],
+    d_outputs: Float[Array, "rows outputs"],
+    group_sizes: Int[Array, "experts"],
+    tiling: tuple[int, int, int],
+    interpret: bool,
+) -> Float[Array, "experts inputs outputs"]:
+    # The kernel transposes back what it gets transposed.
+    return tgmm(rows.T, d_outputs, group_sizes, jnp.float32, tiling, interpret=interpret)
 
 
 def _fill(rows: Float[Array, "rows width"], height: int) -> Float[Array, "filled width"]:

@@ -231,16 +231,20 @@ def test_shard_map(split, backend):
 
 @pytest.mark.parametrize("backend", FAST)
 def test_scanned_and_rematerialised_layers(backend):
-    rows, weights, cotangent = make_arguments(FEW_ROWS, 3 * EXPERTS)
+    """In each of them two devices run the same experts, each on its own rows."""
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    rows, weights, cotangent = make_arguments(2 * FEW_ROWS, 3 * EXPERTS)
     stacked = jax.tree.map(lambda w: w.reshape(3, EXPERTS, *w.shape[1:]), weights)
-    group_sizes = jnp.array(FEW_SIZES)
+    group_sizes = jnp.array([*FEW_SIZES, 0, 60, 0, 5, 5, 30])
 
     def loss(rows, stacked, backend, wrap):
         def layer(x, weights):
-            update = grouped_feed_forward(
-                x, group_sizes, weights, activation="swiglu", backend=backend
+            run_each = functools.partial(grouped_feed_forward, activation="swiglu", backend=backend)
+            split, whole = PartitionSpec("data"), PartitionSpec()
+            run = jax.shard_map(
+                run_each, mesh=mesh, in_specs=(split, split, whole), out_specs=split
             )
-            return x + update, None
+            return x + run(x, group_sizes, weights), None
 
         return jnp.sum(jax.lax.scan(wrap(layer), rows, stacked)[0] * cotangent)
 
