@@ -20,11 +20,12 @@ import numpy as np
 from benchmarks.breakdown import breakdown
 from benchmarks.timing import Case, Timing, format_table, peak_case, peak_line, time_cases
 from cartesian_moe_jax.config import Config
-from cartesian_moe_jax.models.build import abstract_model, layout_named
+from cartesian_moe_jax.models.build import abstract_model
 from cartesian_moe_jax.models.cost import model_cost, whole
 from cartesian_moe_jax.models.language_model import compute_dtype
 from cartesian_moe_jax.models.vocabulary import with_vocabulary
-from cartesian_moe_jax.parallel.mesh import make_mesh
+from cartesian_moe_jax.parallel.layouts import layout_of
+from cartesian_moe_jax.parallel.mesh import mesh_of
 from cartesian_moe_jax.training.memory import take_memory
 from cartesian_moe_jax.training.optimizer import Rates, make_optimizer
 from cartesian_moe_jax.training.state import make_create_state
@@ -58,8 +59,8 @@ def step_case(name: str, config: Config) -> tuple[Case, Any]:
 
     The state is that of the step before, as in training: its memory is used again.
     """
-    mesh = make_mesh(config.parallel)
-    layout, steps = layout_named(config.parallel.layout), config.training.steps
+    mesh = mesh_of(config)
+    layout, steps = layout_of(config.parallel), config.training.steps
     rows, seq_len = config.training.batch_size, config.data.seq_len
     shape = (rows, seq_len + 1)
     tokens = np.random.default_rng(0).integers(0, config.model.vocab_size, shape, np.int32)

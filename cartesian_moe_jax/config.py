@@ -235,12 +235,36 @@ class ParallelConfig:
 
     layout: str = setting(
         "data",
-        "data (all replicated), fsdp (parameters split), expert (experts split).",
+        "data (all replicated), fsdp (parameters split), expert (experts split, the rest "
+        "replicated), expert_fsdp (experts and the rest split), tensor (heads and hidden widths "
+        "split), expert_tensor (experts and hidden widths split).",
         resumable=True,
     )
-    data: int = setting(-1, "Devices on the data axis.", mesh_size(), resumable=True)
-    fsdp: int = setting(1, "Devices on the fsdp axis.", mesh_size(), resumable=True)
-    expert: int = setting(1, "Devices on the expert axis.", mesh_size(), resumable=True)
+    data: int = setting(0, "Devices on the data axis.", mesh_size(), resumable=True)
+    fsdp: int = setting(0, "Devices on the fsdp axis.", mesh_size(), resumable=True)
+    expert: int = setting(0, "Devices on the expert axis.", mesh_size(), resumable=True)
+    tensor: int = setting(0, "Devices on the tensor axis.", mesh_size(), resumable=True)
+    rules: str = setting(
+        "",
+        "A layout of your own, LOGICAL=MESH[+MESH],... as in experts=expert,d_model=fsdp+expert; "
+        "empty: the layout's. Logical axes: vocab, d_model, heads, d_ff, experts, expert_d_model "
+        "(the experts' own), d_expert.",
+        resumable=True,
+    )
+    exchange: str = setting(
+        "",
+        "How tokens reach experts on other devices: gather, all_to_all, ragged (accelerators), or "
+        "local (the experts' weights come to the tokens); empty: the layout's.",
+        resumable=True,
+    )
+    bucket_factor: float = setting(
+        2.0,
+        "Of all_to_all and ragged in training: rows that a device may send or receive, as a "
+        "multiple of an even share; pairs beyond it are dropped and counted. 0: as many as come. "
+        "Evaluation drops nothing.",
+        at_least(0),
+        resumable=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,8 +40,9 @@ def one_of(*values: Any) -> Check:
 
 
 def mesh_size() -> Check:
-    """Allow a positive number of devices, or -1 for those the other axes leave."""
-    return Check(lambda v: v >= 1 or v == -1, "at least 1, or -1 for the rest of the devices")
+    """Allow a positive number of devices, 0 for the layout's, or -1 for those that are left."""
+    allowed = "at least 1, or 0 for what suits the layout, or -1 for the rest of the devices"
+    return Check(lambda v: v >= -1, allowed)
 
 
 def span() -> Check:

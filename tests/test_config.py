@@ -33,7 +33,7 @@ from tests import tiny
         ),
         ({"model": {"moe": {"shared_expert_not_in": "a"}}}, ["shared_expert_not_in='a'", "commas"]),
         ({"model": {"moe": {"offset": 2}}}, ["offset=2", "below", "interval=2"]),
-        ({"parallel": {"expert": 0}}, ["config.parallel.expert=0", "at least 1"]),
+        ({"parallel": {"expert": -2}}, ["config.parallel.expert=-2", "at least 1"]),
         ({"model": {"compute_dtype": "float16"}}, ["compute_dtype='float16'", "bfloat16"]),
     ],
 )

@@ -31,7 +31,7 @@ from cartesian_moe_jax.models.feed_forwards import moe_layers
 from cartesian_moe_jax.models.parameters import with_parameters
 from cartesian_moe_jax.moe.intervention import Intervention
 from cartesian_moe_jax.parallel.layouts import Layout
-from cartesian_moe_jax.parallel.mesh import batch_sharding, replicated
+from cartesian_moe_jax.parallel.mesh import batch_parts, batch_sharding, batch_share, replicated
 
 
 class Evaluator:
@@ -62,7 +62,8 @@ class Evaluator:
         """Return the sequences of one batch: as configured, rounded up to the devices."""
         training = self.config.training
         wanted = self.config.evaluation.batch_size or training.batch_size // training.accumulate
-        return -(-wanted // self.mesh.size) * self.mesh.size
+        parts = batch_parts(self.mesh)
+        return -(-wanted // parts) * parts
 
     def perplexity(
         self,
@@ -116,7 +117,7 @@ class Evaluator:
         window = self.config.data.seq_len
         prompt = [tokenizer.end_of_text, *tokenizer.encode(asked.prompt).tolist()]
         tokens = generate_tokens(
-            make_sampler(window, tokenizer.vocab_size, rows=self.mesh.size),
+            make_sampler(window, tokenizer.vocab_size, rows=batch_parts(self.mesh)),
             with_parameters(self.skeleton, parameters),
             prompt,
             asked.sample_tokens,
@@ -132,7 +133,6 @@ class Evaluator:
             part.tokens,
             self.config.data.seq_len,
             self.batch_size(),
-            jax.process_index(),
-            jax.process_count(),
+            *batch_share(self.mesh),
             stride,
         )

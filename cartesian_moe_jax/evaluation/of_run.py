@@ -17,9 +17,10 @@ from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.evaluation.evaluator import Evaluator
 from cartesian_moe_jax.evaluation.perplexity import Parameters
 from cartesian_moe_jax.evaluation.robustness import measure_robustness
-from cartesian_moe_jax.models.build import abstract_parameters, layout_named
+from cartesian_moe_jax.models.build import abstract_parameters
 from cartesian_moe_jax.models.feed_forwards import moe_layers
-from cartesian_moe_jax.parallel.mesh import make_mesh
+from cartesian_moe_jax.parallel.layouts import layout_of
+from cartesian_moe_jax.parallel.mesh import mesh_of
 from cartesian_moe_jax.paths import AnyPath
 from cartesian_moe_jax.runs.checkpoints import Checkpoints
 from cartesian_moe_jax.runs.directory import RunDirectory
@@ -105,7 +106,7 @@ def _opened(workdir: AnyPath, step: int | None, asked: Asked) -> Iterator[_Opene
     run = RunDirectory.of_existing(workdir)
     tokenizer = build_tokenizer(run.read_json("tokenizer.json"))
     config, mesh = _fit_devices(_with_max_tokens(run.config(), asked.max_tokens))
-    layout = layout_named(config.parallel.layout)
+    layout = layout_of(config.parallel)
     with Checkpoints(run.checkpoints, read_only=True) as checkpoints, jax.set_mesh(mesh):
         step = checkpoints.choose(step)
         corpus, split, parts = _parts(config, tokenizer, asked)
@@ -146,7 +147,7 @@ def _with_max_tokens(config: Config, max_tokens: int | None) -> Config:
 def _fit_devices(config: Config) -> tuple[Config, Mesh]:
     """Return the run's mesh where it fits the devices here, else all of them on the data axis."""
     try:
-        return config, make_mesh(config.parallel)
+        return config, mesh_of(config)
     except UserError:
-        here = ParallelConfig()
-        return dataclasses.replace(config, parallel=here), make_mesh(here)
+        config = dataclasses.replace(config, parallel=ParallelConfig())
+        return config, mesh_of(config)

@@ -8,19 +8,19 @@ from cartesian_moe_jax.config import ModelConfig
 from cartesian_moe_jax.layers.rms_norm import RMSNorm
 from cartesian_moe_jax.models.attention import Attention
 from cartesian_moe_jax.models.feed_forwards import FEED_FORWARDS
-from cartesian_moe_jax.moe.dispatch import Exchange
 from cartesian_moe_jax.moe.routing import RouterContext, RoutingStats
+from cartesian_moe_jax.parallel.layouts import Layout
 
 
 class Block(nnx.Module):
     """h += Attention(RMS(h)), then the feed-forward layer."""
 
-    def __init__(self, kind: str, config: ModelConfig, exchange: Exchange, *, rngs: nnx.Rngs):
+    def __init__(self, kind: str, config: ModelConfig, layout: Layout, *, rngs: nnx.Rngs):
         self.norm = RMSNorm(config.d_model, config.rms_norm_eps)
         self.attention = Attention(
             config.d_model, config.num_heads, config.rope_base, config.init_std, rngs=rngs
         )
-        self.feed_forward = FEED_FORWARDS[kind].build(config, exchange, rngs=rngs)
+        self.feed_forward = FEED_FORWARDS[kind].build(config, layout, rngs=rngs)
 
     def __call__(
         self, h: Float[Array, "batch seq d_model"], context: RouterContext

@@ -14,14 +14,9 @@ from cartesian_moe_jax.models.feed_forwards import FEED_FORWARDS
 from cartesian_moe_jax.models.language_model import LanguageModel
 from cartesian_moe_jax.models.parameters import named_parameters, parameter_shardings
 from cartesian_moe_jax.models.segment import REMAT
-from cartesian_moe_jax.moe.dispatch import EXCHANGES
+from cartesian_moe_jax.moe.dispatch import exchange_of
 from cartesian_moe_jax.moe.routers import router_named
-from cartesian_moe_jax.parallel.layouts import LAYOUTS, Layout
-
-
-def layout_named(name: str) -> Layout:
-    """Return the layout that ``config.parallel.layout`` names."""
-    return lookup(LAYOUTS, name, "config.parallel.layout")
+from cartesian_moe_jax.parallel.layouts import Layout
 
 
 def build_model(
@@ -33,8 +28,8 @@ def build_model(
     lookup({"auto": None, **BACKENDS}, config.moe.backend, "config.model.moe.backend")
     lookup(FEED_FORWARDS, config.moe.layer, "config.model.moe.layer")
     _check_router(config.moe)
-    exchange = EXCHANGES[layout.exchange]
-    return LanguageModel(config, exchange=exchange, rngs=nnx.Rngs(params=jax.random.key(seed)))
+    exchange_of(layout)
+    return LanguageModel(config, layout=layout, rngs=nnx.Rngs(params=jax.random.key(seed)))
 
 
 def _check_router(moe: MoEConfig) -> None:

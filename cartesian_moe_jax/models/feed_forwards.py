@@ -11,15 +11,15 @@ from cartesian_moe_jax.layers.feed_forward import FeedForward
 from cartesian_moe_jax.layers.rms_norm import RMSNorm
 from cartesian_moe_jax.models.depth import layer_kinds
 from cartesian_moe_jax.moe.cartesian import CartesianProductLayer
-from cartesian_moe_jax.moe.dispatch import Exchange
 from cartesian_moe_jax.moe.routing import RouterContext
 from cartesian_moe_jax.moe.shape import SubLayerShape
+from cartesian_moe_jax.parallel.layouts import Layout
 
 
 class DenseLayer(nnx.Module):
     """h + FFN(RMS(h)): a feed-forward layer without experts."""
 
-    def __init__(self, config: ModelConfig, exchange: Exchange, *, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, layout: Layout, *, rngs: nnx.Rngs):
         self.norm = RMSNorm(config.d_model, config.rms_norm_eps)
         self.feed_forward = FeedForward(
             config.d_model, config.d_ff, config.activation, config.init_std, rngs=rngs
@@ -35,7 +35,7 @@ class DenseLayer(nnx.Module):
 class StackedLayer(nnx.Module):
     """A Cartesian Product Layer whose sub-layers are plain feed-forwards: a control."""
 
-    def __init__(self, config: ModelConfig, exchange: Exchange, *, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, layout: Layout, *, rngs: nnx.Rngs):
         c, sublayers = config, range(config.moe.sublayers)
         self.norms = nnx.List([RMSNorm(c.d_model, c.rms_norm_eps) for _ in sublayers])
         self.feed_forwards = nnx.List(
@@ -74,7 +74,7 @@ def sublayer_shape(config: ModelConfig) -> SubLayerShape:
 
 
 def cartesian_layer(
-    config: ModelConfig, exchange: Exchange, *, rngs: nnx.Rngs
+    config: ModelConfig, layout: Layout, *, rngs: nnx.Rngs
 ) -> CartesianProductLayer:
     """Build the Cartesian Product Layer that the config describes."""
     return CartesianProductLayer(
@@ -82,7 +82,7 @@ def cartesian_layer(
         config.moe.sublayers,
         without_shared_expert=config.moe.without_shared_expert(),
         rms_norm_eps=config.rms_norm_eps,
-        exchange=exchange,
+        layout=layout,
         rngs=rngs,
     )
 

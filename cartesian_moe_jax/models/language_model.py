@@ -13,11 +13,11 @@ from cartesian_moe_jax.layers.rms_norm import RMSNorm
 from cartesian_moe_jax.models.depth import layer_kinds, segments
 from cartesian_moe_jax.models.feed_forwards import moe_layers
 from cartesian_moe_jax.models.segment import Segment
-from cartesian_moe_jax.moe.dispatch import EXCHANGES, Exchange
 from cartesian_moe_jax.moe.intervention import Intervention
 from cartesian_moe_jax.moe.routers import router_named
 from cartesian_moe_jax.moe.routers.hash import initial_table
 from cartesian_moe_jax.moe.routing import RouterContext, RoutingStats
+from cartesian_moe_jax.parallel.layouts import LAYOUTS, Layout
 from cartesian_moe_jax.platform import target_platform
 
 
@@ -42,13 +42,13 @@ class LanguageModel(nnx.Module):
         self,
         config: ModelConfig,
         *,
-        exchange: Exchange = EXCHANGES["local"],
+        layout: Layout = LAYOUTS["data"],
         rngs: nnx.Rngs,
     ):
         self.embedding = normal(rngs, (config.vocab_size, config.d_model), config.init_std)
         self.table = shared_table(config, rngs=rngs)
         shapes = segments(layer_kinds(config.num_layers, config.moe))
-        self.segments = nnx.List([Segment(s, config, exchange, rngs=rngs) for s in shapes])
+        self.segments = nnx.List([Segment(s, config, layout, rngs=rngs) for s in shapes])
         self.norm = RMSNorm(config.d_model, config.rms_norm_eps)
         self.head = normal(rngs, (config.d_model, config.vocab_size), config.init_std)
         self.dtype = compute_dtype(config.compute_dtype)
@@ -58,17 +58,20 @@ class LanguageModel(nnx.Module):
         token_ids: Int[Array, "batch seq"],
         intervention: Intervention | None = None,
         keep_choices: bool = False,
+        train: bool = False,
     ) -> tuple[Float[Array, "batch seq d_model"], RoutingStats | None]:
         """Return the normed last hidden state, and statistics [moe_layers, sublayers, ...].
 
         A model without MoE layers returns None for the statistics. ``intervention`` is stacked
         [moe_layers, sublayers]. With ``keep_choices`` the statistics tell which experts each of the
-        tokens = batch * seq uses.
+        tokens = batch * seq uses. In training (``train``) exchanges between devices may drop pairs.
         """
         with jax.named_scope("embedding"):
             h = self.embedding[...].astype(self.dtype)[token_ids]
         table = None if self.table is None else self.table[...]
-        context = RouterContext(token_ids.reshape(-1), table, keep_choices=keep_choices)
+        context = RouterContext(
+            token_ids.reshape(-1), table, keep_choices=keep_choices, train=train
+        )
         all_stats, first = [], 0
         for segment in self.segments:
             layers = slice(first, first + segment.repeats * sum(segment.routed))

@@ -14,8 +14,8 @@ from cartesian_moe_jax.kernels import ATTENTION_RESIDUALS
 from cartesian_moe_jax.models.block import Block
 from cartesian_moe_jax.models.depth import SegmentShape
 from cartesian_moe_jax.models.feed_forwards import FEED_FORWARDS
-from cartesian_moe_jax.moe.dispatch import Exchange
 from cartesian_moe_jax.moe.routing import RouterContext, RoutingStats
+from cartesian_moe_jax.parallel.layouts import Layout
 
 REMAT: Mapping[str, Callable[[Callable], Callable]] = {
     "none": lambda body: body,
@@ -33,12 +33,10 @@ REMAT: Mapping[str, Callable[[Callable], Callable]] = {
 class Segment(nnx.Module):
     """``shape.repeats`` repetitions of ``shape.pattern``; parameters stacked on a first axis."""
 
-    def __init__(
-        self, shape: SegmentShape, config: ModelConfig, exchange: Exchange, *, rngs: nnx.Rngs
-    ):
+    def __init__(self, shape: SegmentShape, config: ModelConfig, layout: Layout, *, rngs: nnx.Rngs):
         def stacked(kind: str) -> Block:
             keys = jax.random.split(rngs.params(), shape.repeats)
-            return jax.vmap(lambda k: Block(kind, config, exchange, rngs=nnx.Rngs(params=k)))(keys)
+            return jax.vmap(lambda k: Block(kind, config, layout, rngs=nnx.Rngs(params=k)))(keys)
 
         self.blocks = nnx.List([stacked(kind) for kind in shape.pattern])
         self.remat, self.repeats = config.remat, shape.repeats

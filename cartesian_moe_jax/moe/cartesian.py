@@ -9,10 +9,10 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from cartesian_moe_jax.layers.rms_norm import RMSNorm
-from cartesian_moe_jax.moe.dispatch import EXCHANGES, Exchange
 from cartesian_moe_jax.moe.routing import NO_CONTEXT, RouterContext, RoutingStats, per_sublayer
 from cartesian_moe_jax.moe.shape import SubLayerShape
 from cartesian_moe_jax.moe.sublayer import MoESubLayer
+from cartesian_moe_jax.parallel.layouts import LAYOUTS, Layout
 
 
 class CartesianProductLayer(nnx.Module):
@@ -33,13 +33,13 @@ class CartesianProductLayer(nnx.Module):
         *,
         without_shared_expert: Collection[int] = (),
         rms_norm_eps: float = 1e-5,
-        exchange: Exchange = EXCHANGES["local"],
+        layout: Layout = LAYOUTS["data"],
         rngs: nnx.Rngs,
     ):
         bare = dataclasses.replace(shape, shared_expert=False)
         shapes = [bare if i in without_shared_expert else shape for i in range(num_sublayers)]
         self.norms = nnx.List([RMSNorm(shape.d_model, rms_norm_eps) for _ in shapes])
-        self.sublayers = nnx.List([MoESubLayer(s, exchange=exchange, rngs=rngs) for s in shapes])
+        self.sublayers = nnx.List([MoESubLayer(s, layout=layout, rngs=rngs) for s in shapes])
 
     def __call__(
         self, h: Float[Array, "tokens d_model"], context: RouterContext = NO_CONTEXT

@@ -1,6 +1,7 @@
 """Choice, dispatch, experts and combine: the token-by-token part of a sub-layer."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +10,27 @@ from jaxtyping import Array, Bool, Float, Int
 
 from cartesian_moe_jax.kernels import FeedForwardWeights
 from cartesian_moe_jax.moe.balance import count_choices
-from cartesian_moe_jax.moe.dispatch import Exchange
+from cartesian_moe_jax.moe.dispatch import exchange_of
+from cartesian_moe_jax.moe.expert_weights import here_whole, weight_specs
 from cartesian_moe_jax.moe.experts import FeedForwardExperts
 from cartesian_moe_jax.moe.intervention import swapped
 from cartesian_moe_jax.moe.routing import Routing, Scores
-from cartesian_moe_jax.parallel.mesh import AXES, BATCH, current_mesh
+from cartesian_moe_jax.parallel.axes import AXES, BATCH_AXES, TENSOR
+from cartesian_moe_jax.parallel.layouts import Layout
+from cartesian_moe_jax.parallel.mesh import current_mesh
+
+
+class Routed(NamedTuple):
+    """What the routed experts made of their tokens, and what is told of the choice."""
+
+    update: Float[Array, "tokens d_model"]
+    """Each token's weighted sum over its experts."""
+    load: Float[Array, "experts"]
+    """Mean choices per token."""
+    dropped: Float[Array, ""]
+    """Share of the chosen pairs that no expert computed."""
+    choices: Bool[Array, "tokens experts"] | None
+    """Which experts each token uses, where that is asked for."""
 
 
 def run_routed_experts(
@@ -21,60 +38,74 @@ def run_routed_experts(
     scores: Scores,
     choose: Callable[[Scores], Routing],
     experts: FeedForwardExperts,
-    exchange: Exchange,
+    layout: Layout,
+    *,
+    train: bool = False,
     keep_choices: bool = False,
-) -> tuple[
-    Float[Array, "tokens d_model"],
-    Float[Array, "experts"],
-    Bool[Array, "tokens experts"] | None,
-]:
-    """Return each token's weighted sum over its experts, the load, and the choices.
-
-    The load is the mean choices per token; the choices are which experts each token uses, or None
-    without ``keep_choices``.
+) -> Routed:
+    """Route every token to its experts.
 
     Runs inside one ``shard_map`` over the mesh in force, on one device too: every device chooses
-    for its own tokens, and the exchange decides which rows its experts see.
+    for its own tokens, and the layout's exchange decides which rows its experts see. In training
+    (``train``) the exchange may drop what overflows its buffers.
     """
-    total_tokens = x.shape[0]
-    mesh = current_mesh()
+    total_tokens, num_experts = x.shape[0], experts.num_experts
+    mesh, exchange = current_mesh(), exchange_of(layout)
+    if exchange.axis and mesh.shape[exchange.axis] == 1:
+        exchange = exchange_of(Layout({}))
+    specs = weight_specs(experts.weights(), layout, mesh)
+    batch_axes = _batch_axes(mesh)
+    kept = {("experts", exchange.axis), ("d_expert", TENSOR)}
+    split = tuple(a for a in layout.splits("d_expert") if a == TENSOR and mesh.shape[a] > 1)
 
     def on_each_device(
         x: Float[Array, "local_tokens d_model"], scores: Scores, weights: FeedForwardWeights
-    ) -> tuple[
-        Float[Array, "local_tokens d_model"],
-        Float[Array, "experts"],
-        Bool[Array, "local_tokens experts"] | None,
-    ]:
+    ) -> Routed:
         with jax.named_scope("router"):
             routing = choose(scores)
             if scores.swap is not None:
                 routing = swapped(routing, scores.swap)
-            load = count_choices(routing.expert_ids, experts.num_experts) / total_tokens
-            choices = _choices(routing.expert_ids, experts.num_experts) if keep_choices else None
+            chosen = count_choices(routing.expert_ids, num_experts)
+            choices = _choices(routing.expert_ids, num_experts) if keep_choices else None
         with jax.named_scope("dispatch"):
-            rows, group_sizes, plan = exchange.dispatch(x, routing, experts.num_experts)
+            # Devices that split hidden widths share their tokens, and each adds its part.
+            x, routing = jax.tree.map(lambda a: _vary(a, split), (x, routing))
+            rows, group_sizes, plan = exchange.dispatch(x, routing, num_experts, bounded=train)
         with jax.named_scope("experts"):
+            weights = here_whole(weights, specs, kept, mesh, x.dtype)
             rows = experts.run(rows, group_sizes, weights)
         with jax.named_scope("combine"):
-            return exchange.combine(rows, plan), jax.lax.psum(load, AXES), choices
+            update = exchange.combine(rows, plan)
+            update = jax.lax.psum(update, split) if split else update
+        counts = (chosen, _vary(plan.dropped.astype(jnp.float32), batch_axes))
+        chosen, dropped = jax.lax.psum(counts, batch_axes)
+        dropped = jax.lax.pmean(dropped, split) if split else dropped
+        share = dropped / jnp.maximum(jnp.sum(chosen), 1)
+        return Routed(update, chosen / total_tokens, share, choices)
 
-    in_specs = (BATCH, BATCH, expert_spec(mesh, exchange))
+    batch = PartitionSpec(batch_axes)
     run = jax.shard_map(
-        on_each_device, mesh=mesh, in_specs=in_specs, out_specs=(BATCH, PartitionSpec(), BATCH)
+        on_each_device,
+        mesh=mesh,
+        in_specs=(batch, batch, specs),
+        out_specs=Routed(batch, PartitionSpec(), PartitionSpec(), batch),
     )
     return run(x, scores, experts.weights())
 
 
-def expert_spec(mesh: Mesh | AbstractMesh, exchange: Exchange) -> PartitionSpec:
-    """Split the experts as the exchange says, and over every mesh axis of one device.
+def _batch_axes(mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
+    """Return the axes that the batch is split over, and those of one device, along with them.
 
     The latter moves nothing. But over axes that do not split the weights their gradients are
-    summed, and XLA:CPU copies them all even where one device has nothing to sum.
+    summed, and XLA:CPU copies them all even where one device has nothing to sum; and an axis that
+    splits the weights must split the tokens, or a sum over it be taken.
     """
-    return PartitionSpec(
-        tuple(axis for axis in AXES if axis in exchange.expert_spec or mesh.shape[axis] == 1)
-    )
+    return tuple(axis for axis in AXES if axis in BATCH_AXES or mesh.shape[axis] == 1)
+
+
+def _vary(array: Array, axes: tuple[str, ...]) -> Array:
+    missing = tuple(a for a in axes if a not in jax.typeof(array).manual_axis_type.varying)
+    return jax.lax.pcast(array, missing, to="varying") if missing else array
 
 
 def _choices(

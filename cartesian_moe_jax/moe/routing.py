@@ -21,6 +21,8 @@ class RouterContext:
     # Part of the tree's structure: never traced, no leaf where a context is mapped over.
     keep_choices: bool = dataclasses.field(default=False, metadata={"static": True})
     """Whether the statistics tell each token's experts."""
+    train: bool = dataclasses.field(default=False, metadata={"static": True})
+    """Whether exchanges may drop what overflows their buffers."""
 
 
 NO_CONTEXT = RouterContext()

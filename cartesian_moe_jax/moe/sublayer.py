@@ -1,12 +1,10 @@
 """One MoE sub-layer: router, routed sub-experts, shared expert."""
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from cartesian_moe_jax.moe.balance import routing_stats
-from cartesian_moe_jax.moe.dispatch import EXCHANGES, Exchange
 from cartesian_moe_jax.moe.experts import FeedForwardExperts
 from cartesian_moe_jax.moe.intervention import intervene
 from cartesian_moe_jax.moe.routed import run_routed_experts
@@ -14,21 +12,20 @@ from cartesian_moe_jax.moe.routers import router_named
 from cartesian_moe_jax.moe.routing import RouterContext, RoutingStats
 from cartesian_moe_jax.moe.shape import SubLayerShape
 from cartesian_moe_jax.moe.shared_expert import SharedExpert
+from cartesian_moe_jax.parallel.layouts import LAYOUTS, Layout
 
 
 class MoESubLayer(nnx.Module):
     """Conventional mixture of experts with an optional shared expert (paper section 3.1)."""
 
-    def __init__(
-        self, shape: SubLayerShape, *, exchange: Exchange = EXCHANGES["local"], rngs: nnx.Rngs
-    ):
+    def __init__(self, shape: SubLayerShape, *, layout: Layout = LAYOUTS["data"], rngs: nnx.Rngs):
         s = shape
         self.router = router_named(s.router)(s, rngs=rngs)
         self.experts = FeedForwardExperts(
             s.num_experts, s.d_model, s.d_expert, s.activation, s.backend, s.init_std, rngs=rngs
         )
         self.shared_expert = SharedExpert(s, rngs=rngs) if s.shared_expert else None
-        self.exchange = exchange
+        self.layout = layout
 
     def __call__(
         self, x: Float[Array, "tokens d_model"], context: RouterContext
@@ -38,11 +35,18 @@ class MoESubLayer(nnx.Module):
             scores = self.router.scores(x, context)
             if context.intervention is not None:
                 scores = intervene(scores, context.intervention)
-        update, load, choices = run_routed_experts(
-            x, scores, self.router.choose, self.experts, self.exchange, context.keep_choices
+        routed = run_routed_experts(
+            x,
+            scores,
+            self.router.choose,
+            self.experts,
+            self.layout,
+            train=context.train,
+            keep_choices=context.keep_choices,
         )
+        update = routed.update
         if self.shared_expert is not None:
             update = self.shared_expert.mix(x, update)
         with jax.named_scope("router"):
-            stats = routing_stats(scores, load, dropped=jnp.zeros(()))
-        return update, stats._replace(choices=choices)
+            stats = routing_stats(scores, routed.load, routed.dropped)
+        return update, stats._replace(choices=routed.choices)

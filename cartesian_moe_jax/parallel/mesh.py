@@ -1,38 +1,99 @@
 """The device mesh: one device is a mesh of one."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from cartesian_moe_jax.config import ParallelConfig
+from cartesian_moe_jax.config import Config, ModelConfig, ParallelConfig
 from cartesian_moe_jax.errors import UserError
+from cartesian_moe_jax.parallel.axes import AXES, BATCH, BATCH_AXES, EXPERT, TENSOR
+from cartesian_moe_jax.parallel.layouts import layout_of
 
-AXES = ("data", "fsdp", "expert")
-"""Mesh axes. The batch is split over all of them in every layout."""
-
-BATCH = PartitionSpec(AXES)
+FAST_GROUP = 8
+"""Most devices on the tensor axis that are used unasked: every layer waits for its sums twice."""
 
 
-def make_mesh(parallel: ParallelConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Arrange the devices (default: all) as the config says; raises UserError if they don't fit."""
+def mesh_of(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Arrange the devices (default: all) for a model; raises UserError if they don't fit."""
+    return make_mesh(config.parallel, devices, useful_sizes(config.model))
+
+
+def make_mesh(
+    parallel: ParallelConfig,
+    devices: Sequence[jax.Device] | None = None,
+    useful: Mapping[str, int] | None = None,
+) -> Mesh:
+    """Arrange the devices (default: all) as the config says; raises UserError if they don't fit.
+
+    ``useful``: how many devices the model can use along an axis; see ``mesh_sizes``.
+    """
     devices = jax.devices() if devices is None else list(devices)
-    sizes = _sizes({axis: getattr(parallel, axis) for axis in AXES}, len(devices))
+    sizes = tuple(mesh_sizes(parallel, len(devices), useful or {}).values())
     return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def useful_sizes(model: ModelConfig) -> dict[str, int]:
+    """Return how many devices a model can use along the axes that split its parts."""
+    return {EXPERT: model.moe.num_experts, TENSOR: math.gcd(model.num_heads, FAST_GROUP)}
+
+
+def mesh_sizes(parallel: ParallelConfig, devices: int, useful: Mapping[str, int]) -> dict[str, int]:
+    """Return the size of every mesh axis.
+
+    A size of 0 in the config leaves it to the layout (``Layout.fills``), which gives an axis as
+    many of the devices left as divide ``useful``; -1 takes all that the others leave.
+    """
+    asked = {axis: getattr(parallel, axis) for axis in AXES}
+    shown = ", ".join(f"{axis}={size}" for axis, size in asked.items())
+    rest = [axis for axis, size in asked.items() if size == -1]
+    if len(rest) > 1:
+        raise UserError(f"config.parallel has {shown}: only one axis may be -1 (the rest)")
+    left = devices // math.prod(size for size in asked.values() if size > 0)
+    sizes = {axis: max(size, 1) for axis, size in asked.items()}
+    open_axes = [axis for axis in layout_of(parallel).fills if asked[axis] == 0]
+    *first, last = (*open_axes, *rest) if open_axes or rest else (None,)
+    for axis in first:
+        sizes[axis] = math.gcd(left, useful.get(axis, 1))
+        left //= sizes[axis]
+    if last:
+        sizes[last] = max(left, 1)
+    if math.prod(sizes.values()) != devices:
+        raise UserError(f"config.parallel has {shown}: does not fit {devices} devices")
+    return sizes
 
 
 def single_device_mesh() -> Mesh:
     """Return a mesh of the first local device."""
-    devices = jax.local_devices()[:1]
-    ones = (1,) * len(AXES)
-    return jax.make_mesh(ones, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    return make_mesh(ParallelConfig(), jax.local_devices()[:1])
 
 
 def current_mesh() -> Mesh | AbstractMesh:
     """Return the mesh of the enclosing ``jax.set_mesh``, or a mesh of one device without one."""
     mesh = jax.sharding.get_abstract_mesh()
     return single_device_mesh() if mesh.empty else mesh
+
+
+def batch_parts(mesh: Mesh | AbstractMesh) -> int:
+    """Return how many parts the batch is split into."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def batch_share(mesh: Mesh) -> tuple[int, int]:
+    """Return which share of the batch the devices of this process hold: its index, and of how many.
+
+    Processes along the tensor axis hold the same.
+    """
+    parts = batch_parts(mesh)
+    held = batch_sharding(mesh).addressable_devices_indices_map((parts,)).values()
+    here = sorted({rows[0].indices(parts)[0] for rows in held})
+    if here != list(range(here[0], here[0] + len(here))) or here[0] % len(here):
+        raise UserError(
+            f"config.parallel: a mesh of {dict(mesh.shape)} gives this process the parts {here} of "
+            "the batch: its devices must hold neighbouring ones"
+        )
+    return here[0] // len(here), parts // len(here)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -43,15 +104,3 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """Return the sharding of arrays that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
-
-
-def _sizes(wanted: dict[str, int], devices: int) -> tuple[int, ...]:
-    """Replace the one -1 by the devices that the other axes leave."""
-    shown = ", ".join(f"{axis}={size}" for axis, size in wanted.items())
-    fixed = math.prod(size for size in wanted.values() if size != -1)
-    rest = [axis for axis, size in wanted.items() if size == -1]
-    if len(rest) > 1:
-        raise UserError(f"config.parallel has {shown}: only one axis may be -1 (the rest)")
-    if devices % fixed or (not rest and fixed != devices):
-        raise UserError(f"config.parallel has {shown}: does not fit {devices} devices")
-    return tuple(devices // fixed if size == -1 else size for size in wanted.values())

@@ -32,7 +32,7 @@ def objective(
     model: LanguageModel, tokens: Int[Array, "batch seq_plus_1"], config: ModelConfig
 ) -> tuple[Float[Array, ""], tuple[Float[Array, ""], RoutingStats | None]]:
     """Return what is minimised, and apart from it the language-model loss and statistics."""
-    hidden, stats = model.hidden(tokens[:, :-1])
+    hidden, stats = model.hidden(tokens[:, :-1], train=True)
     with jax.named_scope("head"):
         loss = mean_token_loss(hidden, model.head[...], tokens[:, 1:], config.loss_chunk)
     if stats is None:

@@ -16,9 +16,9 @@ from cartesian_moe_jax.data.tokenizers import require_same_tokenizer
 from cartesian_moe_jax.data.windows import WindowSource
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.evaluation.evaluator import Evaluator
-from cartesian_moe_jax.models.build import abstract_model, layout_named
-from cartesian_moe_jax.parallel.layouts import Layout
-from cartesian_moe_jax.parallel.mesh import make_mesh
+from cartesian_moe_jax.models.build import abstract_model
+from cartesian_moe_jax.parallel.layouts import Layout, layout_of
+from cartesian_moe_jax.parallel.mesh import batch_parts, batch_share, mesh_of
 from cartesian_moe_jax.runs.checkpoints import ARRAYS, Checkpoints
 from cartesian_moe_jax.training.optimizer import Rates, make_optimizer
 from cartesian_moe_jax.training.state import TrainState, abstract_state, make_create_state
@@ -91,8 +91,7 @@ class Trainer:
             self.config.data.seq_len,
             self.config.training.batch_size,
             self.config.training.seed,
-            jax.process_index(),
-            jax.process_count(),
+            *batch_share(self.mesh),
             position,
         )
 
@@ -104,18 +103,19 @@ def check_trainable(config: Config) -> None:
 
 
 def _checked(config: Config) -> tuple[Mesh, Layout, optax.GradientTransformation]:
-    mesh = make_mesh(config.parallel)
-    _check_batch(config, mesh.size)
-    layout = layout_named(config.parallel.layout)
+    mesh = mesh_of(config)
+    _check_batch(config, batch_parts(mesh))
+    layout = layout_of(config.parallel)
     return mesh, layout, make_optimizer(config.optimizer, config.training.steps)
 
 
-def _check_batch(config: Config, devices: int) -> None:
+def _check_batch(config: Config, parts: int) -> None:
     training = config.training
-    if training.batch_size % (training.accumulate * devices):
+    if training.batch_size % (training.accumulate * parts):
         raise UserError(
             f"config.training.batch_size={training.batch_size} is not allowed: a multiple of "
-            f"accumulate x devices = {training.accumulate} x {devices}"
+            f"accumulate x devices = {training.accumulate} x {parts} (along the axes "
+            "data, fsdp and expert)"
         )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cartesian_moe_jax.kernels import FeedForwardWeights, grouped_feed_forward
-from cartesian_moe_jax.moe.dispatch import LocalExchange
+from cartesian_moe_jax.moe.dispatch.local import LocalExchange
 from cartesian_moe_jax.moe.routing import Routing
 
 D = 5

@@ -7,11 +7,11 @@ import pytest
 from flax import nnx
 
 from cartesian_moe_jax.models.parameters import named_parameters
-from cartesian_moe_jax.moe.dispatch import EXCHANGES
 from cartesian_moe_jax.moe.routers import TopP
 from cartesian_moe_jax.moe.routing import NO_CONTEXT, Scores
 from cartesian_moe_jax.moe.shape import SubLayerShape
 from cartesian_moe_jax.moe.sublayer import MoESubLayer
+from cartesian_moe_jax.parallel.layouts import layout_of
 from cartesian_moe_jax.parallel.mesh import make_mesh
 from tests import tiny
 
@@ -70,8 +70,12 @@ def by_hand(layer, x, top_p):
 
 
 MESHES = {
-    "local": tiny.parallel(data=8),
-    "gather": tiny.parallel(layout="expert", data=2, expert=4),
+    "local": tiny.parallel(layout="data"),
+    "gather": tiny.parallel(layout="expert", expert=4),
+    "all_to_all": tiny.parallel(layout="expert", expert=4, exchange="all_to_all"),
+    "ragged": tiny.parallel(layout="expert", expert=4, exchange="ragged"),
+    "weights come": tiny.parallel(layout="expert", expert=4, exchange="local"),
+    "tensor": tiny.parallel(layout="expert_tensor", expert=2, tensor=2, exchange="all_to_all"),
 }
 
 
@@ -79,7 +83,7 @@ MESHES = {
 @pytest.mark.parametrize("exchange", MESHES)
 def test_values_and_gradients_on_eight_devices(exchange, backend):
     shape = shape_of(top_p=0.6, backend=backend)
-    layer = MoESubLayer(shape, exchange=EXCHANGES[exchange], rngs=nnx.Rngs(1))
+    layer = MoESubLayer(shape, layout=layout_of(MESHES[exchange]), rngs=nnx.Rngs(1))
     x = 2 * jax.random.normal(jax.random.key(2), (32, 8))
 
     def ours(layer, x):

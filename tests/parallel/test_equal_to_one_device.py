@@ -13,8 +13,9 @@ from cartesian_moe_jax.models.build import abstract_model, build_model
 from cartesian_moe_jax.models.parameters import named_parameters, with_parameters
 from cartesian_moe_jax.moe.routers.softmax_top_k import SoftmaxTopK
 from cartesian_moe_jax.moe.routers.top_p import TopP
-from cartesian_moe_jax.parallel.layouts import LAYOUTS
-from cartesian_moe_jax.parallel.mesh import BATCH, make_mesh
+from cartesian_moe_jax.parallel.axes import BATCH
+from cartesian_moe_jax.parallel.layouts import LAYOUTS, layout_of
+from cartesian_moe_jax.parallel.mesh import make_mesh
 from cartesian_moe_jax.training.optimizer import make_optimizer
 from cartesian_moe_jax.training.state import make_create_state
 from cartesian_moe_jax.training.step import make_train_step
@@ -52,7 +53,7 @@ def keep_gradients():
 @functools.cache
 def prepared(config, parallel):
     """The mesh, the state to begin with and the compiled step, which keeps the gradients."""
-    layout, devices = LAYOUTS[parallel.layout], jax.devices()
+    layout, devices = layout_of(parallel), jax.devices()
     mesh = make_mesh(parallel, devices[:1] if parallel == ONE else devices)
     sgd = OptimizerConfig(name="sgd", learning_rate=1.0, warmup_steps=0, clip_norm=0.5)
     optimizer = optax.chain(keep_gradients(), make_optimizer(sgd, steps=10))

@@ -8,7 +8,12 @@ from tests import tiny
 
 
 def test_rest_of_the_devices():
-    assert dict(make_mesh(tiny.parallel(expert=4)).shape) == {"data": 2, "fsdp": 1, "expert": 4}
+    assert dict(make_mesh(tiny.parallel(expert=4)).shape) == {
+        "data": 2,
+        "fsdp": 1,
+        "expert": 4,
+        "tensor": 1,
+    }
     assert make_mesh(tiny.parallel(), jax.devices()[:1]).size == 1
 
 

@@ -1,17 +1,11 @@
-"""Experts replicated: each device runs its own tokens through all experts."""
+"""Experts whole on every device: each runs its own tokens through them."""
 
 import dataclasses
 from typing import ClassVar
 
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from cartesian_moe_jax.moe.dispatch.sort import (
-    SortPlan,
-    gather_rows,
-    sort_by_expert,
-    weighted_sum,
-)
+from cartesian_moe_jax.moe.dispatch.sort import LocalPlan, back_to_tokens, rows_by_expert
 from cartesian_moe_jax.moe.routing import Routing
 
 
@@ -19,18 +13,21 @@ from cartesian_moe_jax.moe.routing import Routing
 class LocalExchange:
     """Nothing crosses devices: tokens are sorted by expert where they are. Drops nothing."""
 
-    expert_spec: ClassVar[PartitionSpec] = PartitionSpec()
+    axis: ClassVar[None] = None
 
     def dispatch(
-        self, x: Float[Array, "tokens d_model"], routing: Routing, num_experts: int
-    ) -> tuple[Float[Array, "rows d_model"], Int[Array, "experts"], SortPlan]:
+        self,
+        x: Float[Array, "tokens d_model"],
+        routing: Routing,
+        num_experts: int,
+        *,
+        bounded: bool = False,
+    ) -> tuple[Float[Array, "rows d_model"], Int[Array, "experts"], LocalPlan]:
         """Sort one copy of x per slot by expert; rows of unused slots come last."""
-        order, position, group_sizes = sort_by_expert(routing.expert_ids, num_experts)
-        rows = gather_rows(x, order, position)
-        return rows, group_sizes, SortPlan(order, position, routing.weights)
+        return rows_by_expert(x, routing, num_experts, routing.expert_ids.size)
 
     def combine(
-        self, rows: Float[Array, "rows d_model"], plan: SortPlan
+        self, rows: Float[Array, "rows d_model"], plan: LocalPlan
     ) -> Float[Array, "tokens d_model"]:
         """Return each token's weighted sum over its slots."""
-        return weighted_sum(rows, plan.weights, plan.order, plan.position)
+        return back_to_tokens(rows, plan)

@@ -3,13 +3,19 @@
 Slot s of token t is pair t * k + s. ``order`` lists the pairs by expert; ``position`` is its
 inverse, the row that holds each pair. Autodiff would turn a gather into a scatter-add; since
 ``order`` is a permutation, the gradient of each gather is the other gather.
+
+With holes, some rows hold no pair (their order is the number of pairs) and some pairs have no row
+(their position is the number of rows): what would be read there is zero.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
+
+from cartesian_moe_jax.moe.routing import Routing
 
 
 class SortPlan(NamedTuple):
@@ -20,66 +26,125 @@ class SortPlan(NamedTuple):
     weights: Float[Array, "tokens slots"]
 
 
+class Sorted(NamedTuple):
+    """Pairs by expert (or by device); those of unused slots come last."""
+
+    order: Int[Array, "pairs"]
+    position: Int[Array, "tokens slots"]
+    sizes: Int[Array, "groups"]
+    """Pairs of each."""
+
+
 def sort_by_expert(
-    expert_ids: Int[Array, "tokens slots"], num_experts: int
-) -> tuple[Int[Array, "rows"], Int[Array, "tokens slots"], Int[Array, "experts"]]:
-    """Return order, position and the number of rows of each expert. Stable; unused slots last."""
-    flat = expert_ids.reshape(-1)
+    expert_ids: Int[Array, "tokens slots"],
+    num_experts: int,
+    priority: Float[Array, "tokens slots"] | None = None,
+) -> Sorted:
+    """Sort the pairs by expert: in a group the highest priority first, or as they come."""
+    flat = expert_ids.reshape(-1).astype(jnp.int32)
     pairs = jnp.arange(flat.size, dtype=jnp.int32)
-    sorted_ids, order = jax.lax.sort((flat.astype(jnp.int32), pairs), num_keys=1, is_stable=True)
+    keys = (flat,) if priority is None else (flat, -priority.reshape(-1))
+    sorted_ids, *_, order = jax.lax.sort((*keys, pairs), num_keys=len(keys), is_stable=True)
     position = jnp.zeros_like(pairs).at[order].set(pairs, unique_indices=True)
     bounds = jnp.searchsorted(sorted_ids, jnp.arange(num_experts + 1, dtype=jnp.int32))
-    return order, position.reshape(expert_ids.shape), jnp.diff(bounds).astype(jnp.int32)
+    sizes = jnp.diff(bounds).astype(jnp.int32)
+    return Sorted(order, position.reshape(expert_ids.shape), sizes)
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def gather_rows(
     x: Float[Array, "tokens d_model"],
     order: Int[Array, "rows"],
     position: Int[Array, "tokens slots"],
+    holes: bool = False,
 ) -> Float[Array, "rows d_model"]:
     """Return row r = x[token of pair order[r]]."""
-    return x[order // position.shape[1]]
+    return take(x, order // position.shape[1], holes)
 
 
-def _gather_rows_forward(x, order, position):
-    return gather_rows(x, order, position), position
+def _gather_rows_forward(x, order, position, holes):
+    return gather_rows(x, order, position, holes), position
 
 
-def _gather_rows_backward(position, d_rows):
-    slots = [d_rows[position[:, s]].astype(jnp.float32) for s in range(position.shape[1])]
-    return sum(slots).astype(d_rows.dtype), None, None
+def _gather_rows_backward(holes, position, d_rows):
+    slots = range(position.shape[1])
+    parts = [take(d_rows, position[:, s], holes).astype(jnp.float32) for s in slots]
+    return sum(parts).astype(d_rows.dtype), None, None
 
 
 gather_rows.defvjp(_gather_rows_forward, _gather_rows_backward)
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def weighted_sum(
     rows: Float[Array, "rows d_model"],
     weights: Float[Array, "tokens slots"],
     order: Int[Array, "rows"],
     position: Int[Array, "tokens slots"],
+    holes: bool = False,
 ) -> Float[Array, "tokens d_model"]:
     """Return token t = sum over slots s of weights[t, s] * rows[position[t, s]], in float32."""
     slots = [
-        weights[:, s, None].astype(jnp.float32) * rows[position[:, s]].astype(jnp.float32)
+        weights[:, s, None].astype(jnp.float32)
+        * take(rows, position[:, s], holes).astype(jnp.float32)
         for s in range(position.shape[1])
     ]
     return sum(slots).astype(rows.dtype)
 
 
-def _weighted_sum_forward(rows, weights, order, position):
-    return weighted_sum(rows, weights, order, position), (rows, weights, order, position)
+def _weighted_sum_forward(rows, weights, order, position, holes):
+    return weighted_sum(rows, weights, order, position, holes), (rows, weights, order, position)
 
 
-def _weighted_sum_backward(residuals, d_out):
+def _weighted_sum_backward(holes, residuals, d_out):
     rows, weights, order, position = residuals
-    token = order // position.shape[1]
-    row_weights = weights.reshape(-1)[order].astype(jnp.float32)
-    d_rows = (row_weights[:, None] * d_out[token].astype(jnp.float32)).astype(rows.dtype)
-    d_row_weights = jnp.sum(rows.astype(jnp.float32) * d_out[token].astype(jnp.float32), axis=-1)
-    return d_rows, d_row_weights[position].astype(weights.dtype), None, None
+    d_rows_out = take(d_out, order // position.shape[1], holes).astype(jnp.float32)
+    row_weights = take(weights.reshape(-1), order, holes).astype(jnp.float32)
+    d_rows = (row_weights[:, None] * d_rows_out).astype(rows.dtype)
+    d_row_weights = jnp.sum(rows.astype(jnp.float32) * d_rows_out, axis=-1)
+    return d_rows, take(d_row_weights, position, holes).astype(weights.dtype), None, None
 
 
 weighted_sum.defvjp(_weighted_sum_forward, _weighted_sum_backward)
+
+
+def take(
+    array: Shaped[Array, "n *rest"], index: Int[Array, "*picked"], holes: bool, hole: int = 0
+) -> Shaped[Array, "..."]:
+    """Return array[index]; with ``holes``, an index of n reads ``hole``."""
+    if not holes:
+        return array[index]
+    return array.at[index].get(mode="fill", fill_value=hole)
+
+
+class LocalPlan(NamedTuple):
+    """How the rows of one device's experts come back to their tokens."""
+
+    pairs: SortPlan
+    dropped: Int[Array, ""]
+    """Pairs that no expert computed."""
+
+
+def rows_by_expert(
+    x: Float[Array, "tokens d_model"], routing: Routing, num_experts: int, limit: int
+) -> tuple[Float[Array, "rows d_model"], Int[Array, "experts"], LocalPlan]:
+    """Sort one copy of x per slot by expert; rows of unused slots come last.
+
+    Pairs beyond ``limit`` rows are dropped: those of the last experts.
+    """
+    order, position, sizes = sort_by_expert(routing.expert_ids, num_experts)
+    if limit >= order.size:
+        plan = LocalPlan(SortPlan(order, position, routing.weights), jnp.zeros((), jnp.int32))
+        return gather_rows(x, order, position), sizes, plan
+    order, position = order[:limit], jnp.minimum(position, limit)
+    kept = jnp.diff(jnp.minimum(jnp.cumsum(sizes), limit), prepend=0)
+    plan = LocalPlan(SortPlan(order, position, routing.weights), jnp.sum(sizes - kept))
+    return gather_rows(x, order, position, True), kept, plan
+
+
+def back_to_tokens(
+    rows: Float[Array, "rows d_model"], plan: LocalPlan
+) -> Float[Array, "tokens d_model"]:
+    """Return each token's weighted sum over its slots."""
+    order, position, weights = plan.pairs
+    return weighted_sum(rows, weights, order, position, order.size < position.size)
