@@ -111,7 +111,9 @@ class ModelConfig:
         one_of("auto", "float32", "bfloat16"),
     )
     remat: str = setting(
-        "none", "What the backward pass recomputes: none, dots (all but matmuls), full (all)."
+        "none",
+        "What the backward pass recomputes: none, dots (all but matmuls), attention (all but "
+        "attention, where that is a kernel: on accelerators), full (all).",
     )
     loss_chunk: int = setting(
         512, "Positions per sequence whose logits exist at once in the loss.", at_least(1)

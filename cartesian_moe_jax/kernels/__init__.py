@@ -1,7 +1,7 @@
 """The computations that speed depends on: experts on rows sorted by expert, and attention."""
 
 from cartesian_moe_jax.kernels.activations import ACTIVATIONS, Activation, get_activation
-from cartesian_moe_jax.kernels.attention_residuals import ATTENTION_RESIDUALS
+from cartesian_moe_jax.kernels.attention_residuals import is_attention_residual
 from cartesian_moe_jax.kernels.causal_attention import (
     ATTENTIONS,
     CausalAttention,
@@ -13,7 +13,6 @@ from cartesian_moe_jax.kernels.weights import FeedForwardWeights
 __all__ = [
     "ACTIVATIONS",
     "ATTENTIONS",
-    "ATTENTION_RESIDUALS",
     "BACKENDS",
     "Activation",
     "CausalAttention",
@@ -22,4 +21,5 @@ __all__ = [
     "get_activation",
     "get_backend",
     "grouped_feed_forward",
+    "is_attention_residual",
 ]

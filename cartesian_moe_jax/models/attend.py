@@ -7,10 +7,8 @@ from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
 from cartesian_moe_jax.kernels import best_causal_attention
-from cartesian_moe_jax.parallel.mesh import BATCH, current_mesh
-
-_HEADS = "tensor"
-"""The mesh axis that splits heads, in meshes that have it."""
+from cartesian_moe_jax.parallel.axes import BATCH_AXES, TENSOR
+from cartesian_moe_jax.parallel.mesh import current_mesh
 
 
 def attend(
@@ -37,8 +35,7 @@ def attention_spec(mesh: Mesh | AbstractMesh, batch: int, heads: int) -> Partiti
     Devices along the other axes do the same work.
     """
     axes: list[str] = []
-    for axis in BATCH[0]:
+    for axis in BATCH_AXES:
         if batch % math.prod(mesh.shape[a] for a in (*axes, axis)) == 0:
             axes.append(axis)
-    splits_heads = heads % mesh.shape.get(_HEADS, heads + 1) == 0
-    return PartitionSpec(tuple(axes), None, _HEADS if splits_heads else None)
+    return PartitionSpec(tuple(axes), None, None if heads % mesh.shape[TENSOR] else TENSOR)

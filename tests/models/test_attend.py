@@ -8,19 +8,17 @@ from jax.sharding import AxisType, PartitionSpec
 from cartesian_moe_jax.kernels import ATTENTIONS
 from cartesian_moe_jax.models import attend as module
 from cartesian_moe_jax.models.attend import attend, attention_spec
-
-AXES = ("data", "fsdp", "expert", "tensor")
+from cartesian_moe_jax.parallel.axes import AXES
 
 
 def mesh_of(*sizes):
-    axes = AXES[: len(sizes)]
-    return jax.make_mesh(sizes, axes, axis_types=(AxisType.Auto,) * len(axes))
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 @pytest.mark.parametrize(
     ("sizes", "batch", "heads", "spec"),
     [
-        ((2, 2, 2), 8, 3, (("data", "fsdp", "expert"), None, None)),
+        ((2, 2, 2, 1), 8, 3, (("data", "fsdp", "expert"), None, "tensor")),
         ((2, 1, 2, 2), 4, 4, (("data", "fsdp", "expert"), None, "tensor")),
         ((2, 1, 2, 2), 2, 3, (("data", "fsdp"), None, None)),
         ((1, 4, 2, 1), 6, 4, (("data", "expert"), None, "tensor")),
@@ -30,7 +28,7 @@ def test_axes_that_divide_nothing_evenly_split_nothing(sizes, batch, heads, spec
     assert attention_spec(mesh_of(*sizes), batch, heads) == PartitionSpec(*spec)
 
 
-@pytest.mark.parametrize("sizes", [(2, 1, 2, 2), (2, 2, 2)])
+@pytest.mark.parametrize("sizes", [(2, 1, 2, 2), (2, 2, 2, 1)])
 @pytest.mark.parametrize("batch", [4, 3])
 def test_equals_one_device(monkeypatch, sizes, batch):
     keys = jax.random.split(jax.random.key(0), 4)
