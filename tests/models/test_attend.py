@@ -3,9 +3,10 @@
 import jax
 import numpy as np
 import pytest
+from jax.extend.core import Primitive
 from jax.sharding import AxisType, PartitionSpec
 
-from cartesian_moe_jax.kernels import ATTENTIONS
+from cartesian_moe_jax.kernels import ATTENTIONS, is_attention_residual
 from cartesian_moe_jax.models import attend as module
 from cartesian_moe_jax.models.attend import attend, attention_spec
 from cartesian_moe_jax.parallel.axes import AXES
@@ -50,3 +51,8 @@ def test_equals_one_device_without_a_mesh(monkeypatch):
     monkeypatch.setattr(module, "best_causal_attention", lambda *_: ATTENTIONS["splash"])
     expected = ATTENTIONS["xla"].run(*inputs)
     np.testing.assert_allclose(jax.jit(attend)(*inputs), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_remat_finds_the_forward_kernel_of_cudnn():
+    assert is_attention_residual(Primitive("dot_product_attention_fwd_wrapper"))
+    assert not is_attention_residual(Primitive("dot_product_attention_bwd_wrapper"))
