@@ -14,7 +14,6 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.breakdown import breakdown
@@ -25,7 +24,7 @@ from cartesian_moe_jax.models.cost import model_cost, whole
 from cartesian_moe_jax.models.language_model import compute_dtype
 from cartesian_moe_jax.models.vocabulary import with_vocabulary
 from cartesian_moe_jax.parallel.layouts import layout_of
-from cartesian_moe_jax.parallel.mesh import mesh_of
+from cartesian_moe_jax.parallel.mesh import batch_sharding, mesh_of
 from cartesian_moe_jax.training.memory import take_memory
 from cartesian_moe_jax.training.optimizer import Rates, make_optimizer
 from cartesian_moe_jax.training.state import make_create_state
@@ -70,8 +69,11 @@ def step_case(name: str, config: Config) -> tuple[Case, Any]:
         skeleton = abstract_model(config.model, layout)
         step = make_train_step(skeleton, optimizer, config.model, config.training.accumulate)
         state = make_create_state(config.model, layout, optimizer, mesh)(np.uint32(0))
+        tokens = jax.device_put(tokens, batch_sharding(mesh))
+        out = (jax.tree.map(lambda leaf: leaf.sharding, state), None)
         start = time.perf_counter()
-        compiled = jax.jit(step, donate_argnums=0).lower(state, jnp.asarray(tokens)).compile()
+        jitted = jax.jit(step, donate_argnums=0, out_shardings=out)
+        compiled = jitted.lower(state, tokens).compile()
         seconds = time.perf_counter() - start
     held = [state]
 
