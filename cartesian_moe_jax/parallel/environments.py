@@ -58,14 +58,17 @@ def _variables(environ: Environ) -> Place:
 
 def _open_mpi(environ: Environ) -> Place:
     # Open MPI 5 does not say where it was started: JAX_COORDINATOR_ADDRESS must.
-    start = re.search(
-        r"^(\d+)\..*?tcp6?://\[?([^,\]]+?)[,\]:]", environ.get("OMPI_MCA_orte_hnp_uri", "") + ","
+    start = re.match(
+        r"(\d+)\..*?(?:tcp://([^,:]+)|tcp6://(\[[^,\]]+))", environ.get("OMPI_MCA_orte_hnp_uri", "")
     )
-    # Numbers of jobs are multiples of 4096.
-    coordinator = start and f"{start[2]}:{_port(environ, int(start[1]) // 4096)}"
+    coordinator = None
+    if start:
+        host = start[2] or f"{start[3]}]"
+        # Numbers of jobs are multiples of 4096.
+        coordinator = f"{host}:{_port(environ, int(start[1]) // 4096)}"
     shared = (_number(environ, "OMPI_COMM_WORLD_LOCAL_SIZE", needed=False) or 1) > 1
     return Place(
-        coordinator or None,
+        coordinator,
         _number(environ, "OMPI_COMM_WORLD_SIZE", at_least=1),
         _number(environ, "OMPI_COMM_WORLD_RANK"),
         _own_device(environ, "OMPI_COMM_WORLD_LOCAL_RANK") if shared else None,
