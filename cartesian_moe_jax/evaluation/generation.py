@@ -28,7 +28,7 @@ def make_sampler(window: int, vocab_size: int, rows: int = 1) -> Callable[..., I
     ) -> Int[Array, ""]:
         hidden, _ = model.hidden(jnp.broadcast_to(tokens, (rows, window)))
         last = jax.lax.dynamic_index_in_dim(hidden[0], length - 1, keepdims=False)
-        head = model.head[...].astype(last.dtype)
+        head = model.head_in_use().astype(last.dtype)
         logits = jnp.dot(last, head, preferred_element_type=jnp.float32)[:vocab_size]
         drawn = jax.random.categorical(key, logits / jnp.maximum(temperature, 1e-6))
         return jnp.where(temperature > 0, drawn, jnp.argmax(logits))

@@ -121,7 +121,7 @@ def make_evaluation_step(
     ) -> Float[Array, ""]:
         model = with_parameters(skeleton, parameters)
         hidden, _ = model.hidden(tokens[:, :-1], intervention)
-        losses = token_losses(hidden, model.head[...], tokens[:, 1:], config.loss_chunk)
+        losses = token_losses(hidden, model.head_in_use(), tokens[:, 1:], config.loss_chunk)
         return jnp.sum(jnp.where(mask, losses, 0.0))
 
     return step

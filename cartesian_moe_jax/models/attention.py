@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 from cartesian_moe_jax.kernels import causal_attention
 from cartesian_moe_jax.layers.initializers import normal
 from cartesian_moe_jax.models.rotary import rotate
+from cartesian_moe_jax.parallel.mesh import over_batch
 
 
 class Attention(nnx.Module):
@@ -26,6 +27,7 @@ class Attention(nnx.Module):
     @jax.named_scope("attention")
     def __call__(self, x: Float[Array, "batch seq d_model"]) -> Float[Array, "batch seq d_model"]:
         """Return what each position reads from itself and those before it."""
+        x = over_batch(x)
         query, key, value = (
             jnp.einsum("bsd,dhk->bshk", x, w[...].astype(x.dtype))
             for w in (self.query, self.key, self.value)

@@ -14,6 +14,7 @@ from cartesian_moe_jax.moe.cartesian import CartesianProductLayer
 from cartesian_moe_jax.moe.routing import RouterContext
 from cartesian_moe_jax.moe.shape import SubLayerShape
 from cartesian_moe_jax.parallel.layouts import Layout
+from cartesian_moe_jax.parallel.mesh import over_batch
 
 
 class DenseLayer(nnx.Module):
@@ -29,7 +30,7 @@ class DenseLayer(nnx.Module):
         self, h: Float[Array, "tokens d_model"], context: RouterContext
     ) -> tuple[Float[Array, "tokens d_model"], None]:
         """Return the residual stream behind the layer; there is no routing to report."""
-        return h + self.feed_forward(self.norm(h)), None
+        return h + self.feed_forward(over_batch(self.norm(h))), None
 
 
 class StackedLayer(nnx.Module):
@@ -50,7 +51,7 @@ class StackedLayer(nnx.Module):
     ) -> tuple[Float[Array, "tokens d_model"], None]:
         """Return the residual stream behind the layer; there is no routing to report."""
         for feed_forward, norm in zip(self.feed_forwards, self.norms, strict=True):
-            h = h + feed_forward(norm(h))
+            h = h + feed_forward(over_batch(norm(h)))
         return h, None
 
 

@@ -11,7 +11,9 @@ from cartesian_moe_jax.config import ModelConfig
 from cartesian_moe_jax.layers.initializers import normal
 from cartesian_moe_jax.layers.rms_norm import RMSNorm
 from cartesian_moe_jax.models.depth import layer_kinds, segments
+from cartesian_moe_jax.models.embedding import embed
 from cartesian_moe_jax.models.feed_forwards import moe_layers
+from cartesian_moe_jax.models.in_use import whole_in_use
 from cartesian_moe_jax.models.segment import Segment
 from cartesian_moe_jax.moe.intervention import Intervention
 from cartesian_moe_jax.moe.routers import router_named
@@ -51,7 +53,7 @@ class LanguageModel(nnx.Module):
         self.segments = nnx.List([Segment(s, config, layout, rngs=rngs) for s in shapes])
         self.norm = RMSNorm(config.d_model, config.rms_norm_eps)
         self.head = normal(rngs, (config.d_model, config.vocab_size), config.init_std)
-        self.dtype = compute_dtype(config.compute_dtype)
+        self.dtype, self.layout = compute_dtype(config.compute_dtype), layout
 
     def hidden(
         self,
@@ -67,7 +69,7 @@ class LanguageModel(nnx.Module):
         tokens = batch * seq uses. In training (``train``) exchanges between devices may drop pairs.
         """
         with jax.named_scope("embedding"):
-            h = self.embedding[...].astype(self.dtype)[token_ids]
+            h = embed(self.embedding[...], token_ids, self.layout, self.dtype)
         table = None if self.table is None else self.table[...]
         context = RouterContext(
             token_ids.reshape(-1), table, keep_choices=keep_choices, train=train
@@ -82,10 +84,14 @@ class LanguageModel(nnx.Module):
         joined = jax.tree.map(lambda *s: jnp.concatenate(s), *all_stats) if all_stats else None
         return self.norm(h), joined
 
+    def head_in_use(self) -> Float[Array, "d_model vocab"]:
+        """Return the head as its product with the hidden states wants it."""
+        return whole_in_use(self.head[...], "head", self.layout, self.dtype)
+
     def __call__(
         self, token_ids: Int[Array, "batch seq"]
     ) -> tuple[Float[Array, "batch seq vocab"], RoutingStats | None]:
         """Return float32 logits of the next token at every position, and the statistics."""
         h, stats = self.hidden(token_ids)
-        head = self.head[...].astype(h.dtype)
+        head = self.head_in_use().astype(h.dtype)
         return jnp.matmul(h, head, preferred_element_type=jnp.float32), stats

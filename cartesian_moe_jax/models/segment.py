@@ -1,6 +1,7 @@
 """A stack of equal patterns of layers, scanned so that compile time hardly grows with depth."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,17 +14,36 @@ from cartesian_moe_jax.config import ModelConfig
 from cartesian_moe_jax.models.block import Block
 from cartesian_moe_jax.models.depth import SegmentShape
 from cartesian_moe_jax.models.feed_forwards import FEED_FORWARDS
+from cartesian_moe_jax.models.in_use import gathers, in_use
 from cartesian_moe_jax.moe.routing import RouterContext, RoutingStats
+from cartesian_moe_jax.parallel.gathering import GATHERED
 from cartesian_moe_jax.parallel.layouts import Layout
+from cartesian_moe_jax.parallel.mesh import over_batch
+
+
+def keep_everything(body: Callable) -> Callable:
+    """Return the body as it is."""
+    return body
+
 
 REMAT: Mapping[str, Callable[[Callable], Callable]] = {
-    "none": lambda body: body,
+    "none": keep_everything,
     "dots": lambda body: jax.checkpoint(
         body, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
     ),
     "full": jax.checkpoint,
 }
 """What the backward pass of one repetition recomputes, by name."""
+
+_GATHER_AGAIN = jax.checkpoint_policies.save_anything_except_these_names(GATHERED)
+
+
+def remat_of(name: str, layout: Layout) -> Callable[[Callable], Callable]:
+    """Return what ``name`` stands for; weights that are gathered for a layer are never kept."""
+    chosen = REMAT[name]
+    if chosen is keep_everything and gathers(layout):
+        return functools.partial(jax.checkpoint, policy=_GATHER_AGAIN)
+    return chosen
 
 
 class Segment(nnx.Module):
@@ -35,7 +55,7 @@ class Segment(nnx.Module):
             return jax.vmap(lambda k: Block(kind, config, layout, rngs=nnx.Rngs(params=k)))(keys)
 
         self.blocks = nnx.List([stacked(kind) for kind in shape.pattern])
-        self.remat, self.repeats = config.remat, shape.repeats
+        self.remat, self.repeats, self.layout = config.remat, shape.repeats, layout
         self.routed = tuple(FEED_FORWARDS[kind].routed for kind in shape.pattern)
 
     def __call__(
@@ -52,15 +72,18 @@ class Segment(nnx.Module):
 
         def repetition(h: Float[Array, "batch seq d_model"], blocks_and_interventions: Any):
             blocks, interventions = blocks_and_interventions
+            h = over_batch(h)
             all_stats: list[RoutingStats] = []
             for block, routed in zip(blocks, self.routed, strict=True):
                 # The routed layers so far are as many as have reported.
                 own = _at(interventions, len(all_stats)) if routed else None
+                block = in_use(block, self.layout, h.dtype)
                 h, stats = block(h, dataclasses.replace(same, intervention=own))
                 all_stats += [] if stats is None else [stats]
             return h, jax.tree.map(lambda *s: jnp.stack(s), *all_stats) if all_stats else None
 
-        h, stats = jax.lax.scan(REMAT[self.remat](repetition), h, (list(self.blocks), stacked))
+        body = remat_of(self.remat, self.layout)(repetition)
+        h, stats = jax.lax.scan(body, h, (list(self.blocks), stacked))
         return h, jax.tree.map(lambda s: s.reshape(-1, *s.shape[2:]), stats)
 
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Collection
 
-import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
 from cartesian_moe_jax.kernels import FeedForwardWeights
 from cartesian_moe_jax.parallel.axes import AXES
+from cartesian_moe_jax.parallel.gathering import gather_parts
 from cartesian_moe_jax.parallel.layouts import Layout, mesh_axes, partition_spec
 
 LOGICAL_AXES = FeedForwardWeights(
@@ -53,24 +53,9 @@ def here_whole(
 ) -> FeedForwardWeights:
     """Gather, inside ``shard_map``, what is split over devices that need all of it.
 
-    ``kept`` lists what stays split: pairs of a logical axis and the mesh axis. Weights are gathered
-    in ``dtype``, that of the computation.
+    ``kept``: see ``gather_parts``.
     """
-
-    def gathered(
-        weight: Float[Array, "experts d_in d_out"], spec: PartitionSpec, logical: tuple[str, ...]
-    ) -> Float[Array, "whole_experts whole_in whole_out"]:
-        # Of a dimension split over two axes, the later one splits the parts of the earlier.
-        moves = [
-            (dim, axis)
-            for dim, entry in enumerate(spec)
-            for axis in reversed(mesh_axes(entry))
-            if (logical[dim], axis) not in kept and mesh.shape[axis] > 1
-        ]
-        weight = weight.astype(dtype) if moves else weight
-        for dim, axis in moves:
-            weight = jax.lax.all_gather(weight, axis, axis=dim, tiled=True)
-        return weight
-
     triples = zip(weights, specs, LOGICAL_AXES, strict=True)
-    return FeedForwardWeights(*(None if t[0] is None else gathered(*t) for t in triples))
+    return FeedForwardWeights(
+        *(None if t[0] is None else gather_parts(*t, kept, mesh, dtype) for t in triples)
+    )

@@ -13,6 +13,7 @@ from cartesian_moe_jax.moe.routing import RouterContext, RoutingStats
 from cartesian_moe_jax.moe.shape import SubLayerShape
 from cartesian_moe_jax.moe.shared_expert import SharedExpert
 from cartesian_moe_jax.parallel.layouts import LAYOUTS, Layout
+from cartesian_moe_jax.parallel.mesh import over_batch
 
 
 class MoESubLayer(nnx.Module):
@@ -31,6 +32,7 @@ class MoESubLayer(nnx.Module):
         self, x: Float[Array, "tokens d_model"], context: RouterContext
     ) -> tuple[Float[Array, "tokens d_model"], RoutingStats]:
         """Return the update that the residual stream receives, and the routing statistics."""
+        x = over_batch(x)
         with jax.named_scope("router"):
             scores = self.router.scores(x, context)
             if context.intervention is not None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Shaped
 
 from cartesian_moe_jax.config import Config, ModelConfig, ParallelConfig
 from cartesian_moe_jax.errors import UserError
@@ -44,22 +45,22 @@ def mesh_sizes(parallel: ParallelConfig, devices: int, useful: Mapping[str, int]
     """Return the size of every mesh axis.
 
     A size of 0 in the config leaves it to the layout (``Layout.fills``), which gives an axis as
-    many of the devices left as divide ``useful``; -1 takes all that the others leave.
+    many of the devices left as divide its ``useful`` size (all where it has none), and what is
+    left over to ``data``; -1 takes all that the others leave.
     """
     asked = {axis: getattr(parallel, axis) for axis in AXES}
     shown = ", ".join(f"{axis}={size}" for axis, size in asked.items())
     rest = [axis for axis, size in asked.items() if size == -1]
     if len(rest) > 1:
         raise UserError(f"config.parallel has {shown}: only one axis may be -1 (the rest)")
-    left = devices // math.prod(size for size in asked.values() if size > 0)
     sizes = {axis: max(size, 1) for axis, size in asked.items()}
-    open_axes = [axis for axis in layout_of(parallel).fills if asked[axis] == 0]
-    *first, last = (*open_axes, *rest) if open_axes or rest else (None,)
-    for axis in first:
-        sizes[axis] = math.gcd(left, useful.get(axis, 1))
-        left //= sizes[axis]
-    if last:
-        sizes[last] = max(left, 1)
+    left = devices // math.prod(sizes.values())
+    takers = [axis for axis in layout_of(parallel).fills if asked[axis] == 0]
+    # Behind them what has no bound: the axis that was asked to take the rest, or data.
+    for axis in [a for a in takers if a in useful or not rest] + (rest or ["data"]):
+        if asked[axis] <= 0 and sizes[axis] == 1:
+            sizes[axis] = math.gcd(left, useful.get(axis, left)) if axis not in rest else left
+            left //= max(sizes[axis], 1)
     if math.prod(sizes.values()) != devices:
         raise UserError(f"config.parallel has {shown}: does not fit {devices} devices")
     return sizes
@@ -106,6 +107,14 @@ def fewest_shares(held: Sequence[int], parts: int) -> list[tuple[int, int]]:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Return the sharding of arrays whose first axis is the batch."""
     return NamedSharding(mesh, BATCH)
+
+
+def over_batch(x: Shaped[Array, "batch ..."]) -> Shaped[Array, "batch ..."]:
+    """Return x, split along its first axis as the batch is and whole along the others."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1 or x.shape[0] % batch_parts(mesh):
+        return x
+    return jax.lax.with_sharding_constraint(x, BATCH)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -34,7 +34,7 @@ def objective(
     """Return what is minimised, and apart from it the language-model loss and statistics."""
     hidden, stats = model.hidden(tokens[:, :-1], train=True)
     with jax.named_scope("head"):
-        loss = mean_token_loss(hidden, model.head[...], tokens[:, 1:], config.loss_chunk)
+        loss = mean_token_loss(hidden, model.head_in_use(), tokens[:, 1:], config.loss_chunk)
     if stats is None:
         return loss, (loss, None)
     auxiliary = config.moe.balance_loss * jnp.sum(stats.balance_loss)

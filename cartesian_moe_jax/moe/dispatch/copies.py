@@ -89,7 +89,7 @@ def kept_pairs(
     is_used = routing.expert_ids < num_experts
     is_kept = is_used & jnp.take_along_axis(has_row, copies.first, axis=1)
     weights = jnp.where(is_kept, routing.weights, 0)
-    whole = jnp.sum(routing.weights, axis=1, keepdims=True)
+    whole = jnp.sum(jnp.where(is_used, routing.weights, 0), axis=1, keepdims=True)
     left = jnp.sum(weights, axis=1, keepdims=True)
     # Exactly 1 where nothing was taken out.
     lost = jnp.any(is_used & ~is_kept, axis=1, keepdims=True)
