@@ -51,6 +51,8 @@ def end(status: int, line: str = "", error: BaseException | None = None) -> NoRe
     Otherwise at once: who left the others politely would wait for them, and they for it.
     """
     together = error is None or isinstance(error, AgreedError)
+    if _joined and any(words in line for words in LOST):
+        status, line = FAILED, "another process has ended; the same command continues the run"
     if line and not (_joined and together and _joined[0].index):
         who = f"process {_joined[0].index}: " if _joined and not together else ""
         print(f"error: {who}{line}", file=sys.stderr)
@@ -68,7 +70,7 @@ def end_unexpectedly(error: Exception) -> None:
     if not _joined:
         return
     if any(words in str(error) for words in LOST):
-        end(FAILED, "another process has ended; the same command continues the run", error)
+        end(FAILED, str(error), error)
     traceback.print_exc()
     _exit_alone(FAILED)
 

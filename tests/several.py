@@ -10,7 +10,6 @@ import sys
 from tests import processes
 
 DEVICES = 8
-"""Of all processes together."""
 
 
 def free_port():
@@ -68,16 +67,16 @@ def by_tpu_slices(index, count, port):
     }
 
 
-def start(count, script, *arguments, told=by_flags, came=None):
-    """Start ``count`` processes (of them ``came`` alone), with as many devices each."""
+def start(count, *command, told=by_flags, came=None, devices=DEVICES):
+    """Start ``count`` processes (of them ``came`` alone) that share so many virtual devices."""
     port = free_port()
     started = []
     for index in range(count) if came is None else came:
         more, variables = told(index, count, port)
         own = "--xla_force_host_platform_device_count="
-        xla = re.sub(rf"{own}\d+", f"{own}{DEVICES // count}", os.environ["XLA_FLAGS"])
+        xla = re.sub(rf"{own}\d+", f"{own}{devices // count}", os.environ["XLA_FLAGS"])
         process = subprocess.Popen(
-            [sys.executable, script, *arguments, *more],
+            [sys.executable, *command, *more],
             cwd=processes.ROOT,
             env={**os.environ, **variables, "XLA_FLAGS": xla},
             stdout=subprocess.PIPE,
