@@ -23,6 +23,10 @@ def by_flags(index, count, port):
     return [f"--coordinator=localhost:{port}", f"--processes={count}", f"--process={index}"], {}
 
 
+def by_nothing(index, count, port):
+    return [], {}
+
+
 def by_variables(index, count, port):
     return [], {
         "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
