@@ -213,5 +213,5 @@ def _hosts_variable(environ: Environ) -> str | None:
 
 def _is_tpu_vm(environ: Environ) -> bool:
     skipped = environ.get("TPU_SKIP_MDS_QUERY") or "tpu" not in environ.get("JAX_PLATFORMS", "tpu")
-    chips = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/*")
+    chips = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")
     return not skipped and bool(chips) and importlib.util.find_spec("libtpu") is not None
