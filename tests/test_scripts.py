@@ -77,7 +77,7 @@ status=0
 for pid in "${pids[@]}"; do wait "$pid" || status=$?; done
 exit "$status"
 """
-PLACE = """
+PLACE = r"""
 import os, sys
 sys.path.insert(0, {root!r})
 from cartesian_moe_jax.parallel.environments import Place, find_place
