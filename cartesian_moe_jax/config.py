@@ -78,7 +78,9 @@ class MoEConfig:
         0.0, "Coefficient of the router z-loss, summed over sub-layers (ours).", at_least(0)
     )
     backend: str = setting(
-        "auto", "Kernel of the experts: auto, tiled, or reference (slow: a dense loop)."
+        "auto",
+        "Kernel of the experts: auto (megablox on TPU, else tiled), tiled, megablox, ragged, or "
+        "reference (slow: a dense loop).",
     )
 
     def without_shared_expert(self) -> tuple[int, ...]:
@@ -109,7 +111,9 @@ class ModelConfig:
         one_of("auto", "float32", "bfloat16"),
     )
     remat: str = setting(
-        "none", "What the backward pass recomputes: none, dots (all but matmuls), full (all)."
+        "none",
+        "What the backward pass recomputes: none, dots (all but matmuls), attention (all but "
+        "attention, where that is a kernel: on accelerators), full (all).",
     )
     loss_chunk: int = setting(
         512, "Positions per sequence whose logits exist at once in the loss.", at_least(1)

@@ -1,17 +1,25 @@
 """The computations that speed depends on: experts on rows sorted by expert, and attention."""
 
 from cartesian_moe_jax.kernels.activations import ACTIVATIONS, Activation, get_activation
-from cartesian_moe_jax.kernels.causal_attention import causal_attention
+from cartesian_moe_jax.kernels.attention_residuals import is_attention_residual
+from cartesian_moe_jax.kernels.causal_attention import (
+    ATTENTIONS,
+    CausalAttention,
+    best_causal_attention,
+)
 from cartesian_moe_jax.kernels.grouped import BACKENDS, get_backend, grouped_feed_forward
 from cartesian_moe_jax.kernels.weights import FeedForwardWeights
 
 __all__ = [
     "ACTIVATIONS",
+    "ATTENTIONS",
     "BACKENDS",
     "Activation",
+    "CausalAttention",
     "FeedForwardWeights",
-    "causal_attention",
+    "best_causal_attention",
     "get_activation",
     "get_backend",
     "grouped_feed_forward",
+    "is_attention_residual",
 ]

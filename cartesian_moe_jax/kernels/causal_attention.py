@@ -1,54 +1,62 @@
-"""Causal attention, chosen by platform: the library's on accelerators, blocked on CPU."""
+"""Causal attention, and the kernels for it by name."""
+
+import functools
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from cartesian_moe_jax.kernels.blocked_attention import blocked_attention
+from cartesian_moe_jax.kernels.splash_attention import splash_attention
 from cartesian_moe_jax.platform import target_platform
 
-_LEAST_BLOCK, _MOST_BLOCKS = 64, 8
 
+class CausalAttention(NamedTuple):
+    """softmax(q k^T / sqrt(d_head)) v over each position and those before it."""
 
-def causal_attention(
-    query: Float[Array, "batch seq heads d_head"],
-    key: Float[Array, "batch seq heads d_head"],
-    value: Float[Array, "batch seq heads d_head"],
-) -> Float[Array, "batch seq heads d_head"]:
-    """softmax(q k^T / sqrt(d_head)) v over each position and those before it, softmax in float32.
-
-    On CPU `jax.nn.dot_product_attention` takes 2 to 5 times as long.
-    """
-    if target_platform() == "cpu":
-        return blocked_causal_attention(query, key, value)
-    return jax.nn.dot_product_attention(query, key, value, is_causal=True)
-
-
-def blocked_causal_attention(
-    query: Float[Array, "batch seq heads d_head"],
-    key: Float[Array, "batch seq heads d_head"],
-    value: Float[Array, "batch seq heads d_head"],
-) -> Float[Array, "batch seq heads d_head"]:
-    """The same by blocks of queries: each reads no keys behind its last one."""
-    seq, d_head = query.shape[1], query.shape[-1]
-    blocks = min(max(seq // _LEAST_BLOCK, 1), _MOST_BLOCKS)
-    height = -(-seq // blocks)
-    query, key, value = (a.swapaxes(1, 2) for a in (query * d_head**-0.5, key, value))
-    read = [
-        _attend(query[:, :, start:end], key[:, :, :end], value[:, :, :end], start)
-        for start, end in ((s, min(s + height, seq)) for s in range(0, seq, height))
+    run: Callable[
+        [
+            Float[Array, "batch seq heads d_head"],
+            Float[Array, "batch seq heads d_head"],
+            Float[Array, "batch seq heads d_head"],
+        ],
+        Float[Array, "batch seq heads d_head"],
     ]
-    return jnp.concatenate(read, axis=2).swapaxes(1, 2)
+    """From query, key and value, in their dtype; softmax in float32."""
+    partitions: bool
+    """Whether XLA can split it over a mesh; if not, each device has to call it on its part."""
+    takes: Callable[[jnp.dtype, int], bool] = lambda dtype, d_head: True
+    """Whether it can run in a dtype, with heads of a width."""
 
 
-def _attend(
-    query: Float[Array, "batch heads block d_head"],
-    key: Float[Array, "batch heads keys d_head"],
-    value: Float[Array, "batch heads keys d_head"],
-    start: int,
-) -> Float[Array, "batch heads block d_head"]:
-    """Attention of the queries at positions start, start + 1, ..."""
-    scores = jnp.einsum("bhqk,bhsk->bhqs", query, key, preferred_element_type=jnp.float32)
-    position = start + jnp.arange(query.shape[2])
-    scores = jnp.where(position[:, None] >= jnp.arange(key.shape[2]), scores, -jnp.inf)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    return jnp.einsum("bhqs,bhsk->bhqk", weights, value)
+def _cudnn_takes(dtype: jnp.dtype, d_head: int) -> bool:
+    # Hopper takes 256 too, but whether it is one is asked of the devices at hand.
+    return dtype in (jnp.bfloat16, jnp.float16) and d_head % 8 == 0 and d_head <= 128
+
+
+_library = functools.partial(jax.nn.dot_product_attention, is_causal=True)
+
+ATTENTIONS: Mapping[str, CausalAttention] = MappingProxyType(
+    {
+        "blocked": CausalAttention(blocked_attention, partitions=True),
+        "xla": CausalAttention(functools.partial(_library, implementation="xla"), partitions=True),
+        "cudnn": CausalAttention(
+            functools.partial(_library, implementation="cudnn"),
+            partitions=False,
+            takes=_cudnn_takes,
+        ),
+        "splash": CausalAttention(splash_attention, partitions=False),
+    }
+)
+
+_PREFERRED = {"cpu": ("blocked",), "tpu": ("splash",), "gpu": ("cudnn", "xla")}
+"""By the platform that programs are compiled for, best first; the last takes everything."""
+
+
+def best_causal_attention(dtype: jnp.dtype, d_head: int) -> CausalAttention:
+    """The best one in ATTENTIONS where the program will run."""
+    preferred = [ATTENTIONS[name] for name in _PREFERRED[target_platform()]]
+    return next(kernel for kernel in preferred if kernel.takes(dtype, d_head))

@@ -7,9 +7,12 @@ import jax
 from jaxtyping import Array, Float, Int
 
 from cartesian_moe_jax.kernels.activations import Activation, get_activation
+from cartesian_moe_jax.kernels.megablox import megablox_feed_forward
+from cartesian_moe_jax.kernels.ragged import ragged_feed_forward
 from cartesian_moe_jax.kernels.reference import reference_feed_forward
 from cartesian_moe_jax.kernels.tiled import tiled_feed_forward
 from cartesian_moe_jax.kernels.weights import FeedForwardWeights
+from cartesian_moe_jax.platform import target_platform
 
 Backend = Callable[
     [Float[Array, "rows d_model"], Int[Array, "experts"], FeedForwardWeights, Activation],
@@ -17,8 +20,16 @@ Backend = Callable[
 ]
 
 BACKENDS: Mapping[str, Backend] = MappingProxyType(
-    {"reference": reference_feed_forward, "tiled": tiled_feed_forward}
+    {
+        "reference": reference_feed_forward,
+        "tiled": tiled_feed_forward,
+        "megablox": megablox_feed_forward,
+        "ragged": ragged_feed_forward,
+    }
 )
+
+BEST: Mapping[str, str] = MappingProxyType({"cpu": "tiled", "gpu": "tiled", "tpu": "megablox"})
+"""The backend that "auto" means, by the platform that programs are compiled for."""
 
 
 def grouped_feed_forward(
@@ -44,7 +55,7 @@ def grouped_feed_forward(
       group_sizes: number of rows of each expert.
       weights: the experts' weights; `weights.gate` is None unless the activation is gated.
       activation: a name in ACTIVATIONS.
-      backend: a name in BACKENDS, or "auto" for the fastest one on the default platform.
+      backend: a name in BACKENDS, or "auto" for the best one where the program will run.
 
     Raises:
       ValueError: if a name is unknown, or `weights.gate` does not fit the activation.
@@ -63,14 +74,10 @@ def grouped_feed_forward(
 def get_backend(name: str) -> Backend:
     """The backend called `name`. Raises ValueError if there is none."""
     if name == "auto":
-        name = _best_backend()
+        name = BEST[target_platform()]
     if name not in BACKENDS:
         raise ValueError(f"backend={name!r}: must be one of auto, {', '.join(BACKENDS)}")
     return BACKENDS[name]
-
-
-def _best_backend() -> str:
-    return "tiled"
 
 
 def _vary_alike(

@@ -9,19 +9,13 @@ from jaxtyping import Array, Float, Int
 
 from cartesian_moe_jax.kernels.activations import Activation
 from cartesian_moe_jax.kernels.buffers import zero_buffers
+from cartesian_moe_jax.kernels.pre_activation import PreActivation
 from cartesian_moe_jax.kernels.tiles import Tile, Tiling
 from cartesian_moe_jax.kernels.weights import FeedForwardWeights
 
 # XLA:CPU multiplies slower when the left operand enters transposed. From this height on it pays
 # to transpose the inputs once, behind a barrier, for the two weight gradients that need them.
 _TRANSPOSE_FROM = 512
-
-
-class PreActivation(NamedTuple):
-    """What enters the activation; kept, so that the backward pass need not compute it again."""
-
-    gate: Float[Array, "rows d_expert"] | None
-    up: Float[Array, "rows d_expert"]
 
 
 class ForwardState(NamedTuple):

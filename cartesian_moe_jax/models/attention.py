@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from cartesian_moe_jax.kernels import causal_attention
 from cartesian_moe_jax.layers.initializers import normal
+from cartesian_moe_jax.models.attend import attend
 from cartesian_moe_jax.models.rotary import rotate
 from cartesian_moe_jax.parallel.mesh import over_batch
 
@@ -33,5 +33,5 @@ class Attention(nnx.Module):
             for w in (self.query, self.key, self.value)
         )
         query, key = rotate(query, self.rope_base), rotate(key, self.rope_base)
-        read = causal_attention(query, key, value)
+        read = attend(query, key, value)
         return jnp.einsum("bshk,hkd->bsd", read, self.out[...].astype(x.dtype))

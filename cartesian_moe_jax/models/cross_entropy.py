@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from cartesian_moe_jax.varying import vary, varying_axes
+
 
 class Chunk(NamedTuple):
     """A stretch of every sequence; or all of them, with an axis more in front.
@@ -72,8 +74,8 @@ def _forward(
         loss, d_hidden, d_head = _chunk_gradients(chunk, head)
         return (total[0] + loss, total[1] + d_head), d_hidden
 
-    zeros = jnp.zeros(()), jnp.zeros(head.shape)
-    (loss, d_head), d_hidden = jax.lax.scan(add, zeros, _cut(hidden, targets, chunk))
+    zeros = [vary(jnp.zeros(s), varying_axes(hidden)) for s in ((), head.shape)]
+    (loss, d_head), d_hidden = jax.lax.scan(add, tuple(zeros), _cut(hidden, targets, chunk))
     d_hidden = d_hidden.swapaxes(0, 1).reshape(batch, -1, d_model)[:, :seq]
     return loss / targets.size, (d_hidden, d_head.astype(head.dtype))
 

@@ -21,17 +21,19 @@ LOGICAL_AXES: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"head", ("d_model", "vocab")),
     (r"attention/(query|key|value)", ("d_model", "heads", "d_head")),
     (r"attention/out", ("heads", "d_head", "d_model")),
-    (r"router/(weight|unused)", ("d_model", "router")),
+    (r"router/(weight|unused)", ("router_in", "router")),
     (r"table", ("vocab", "router")),
     (r"experts/(gate|up)", ("experts", "expert_d_model", "d_expert")),
     (r"experts/down", ("experts", "d_expert", "expert_d_model")),
     (r"feed_forwards?(/\d+)?/(gate|up)", ("d_model", "d_ff")),
     (r"feed_forwards?(/\d+)?/down", ("d_ff", "d_model")),
-    (r"shared_expert/coefficient", ("d_model", "coefficient")),
+    (r"shared_expert/coefficient", ("coefficient_in", "coefficient")),
     (r"shared_expert/bias", ("coefficient",)),
     (r"gain", ("gain",)),
 )
-"""Logical axes by the end of a parameter's name; under ``segments/`` a first axis ``layers``."""
+"""Logical axes by the end of a parameter's name; under ``segments/`` a first axis ``layers``.
+
+Those that no rule may name (parallel/layouts.py) are of small parameters, whole everywhere."""
 
 
 FROZEN = re.compile(r"(^|/)(table|router/unused)$")

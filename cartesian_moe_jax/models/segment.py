@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from cartesian_moe_jax.config import ModelConfig
+from cartesian_moe_jax.kernels import is_attention_residual
 from cartesian_moe_jax.models.block import Block
 from cartesian_moe_jax.models.depth import SegmentShape
 from cartesian_moe_jax.models.feed_forwards import FEED_FORWARDS
@@ -31,6 +32,7 @@ REMAT: Mapping[str, Callable[[Callable], Callable]] = {
     "dots": lambda body: jax.checkpoint(
         body, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
     ),
+    "attention": lambda body: jax.checkpoint(body, policy=is_attention_residual),
     "full": jax.checkpoint,
 }
 """What the backward pass of one repetition recomputes, by name."""

@@ -18,6 +18,7 @@ from cartesian_moe_jax.moe.routing import Routing, Scores
 from cartesian_moe_jax.parallel.axes import AXES, BATCH_AXES, TENSOR
 from cartesian_moe_jax.parallel.layouts import Layout
 from cartesian_moe_jax.parallel.mesh import current_mesh
+from cartesian_moe_jax.varying import vary
 
 
 class Routed(NamedTuple):
@@ -69,7 +70,7 @@ def run_routed_experts(
             choices = _choices(routing.expert_ids, num_experts) if keep_choices else None
         with jax.named_scope("dispatch"):
             # Devices that split hidden widths share their tokens, and each adds its part.
-            x, routing = jax.tree.map(lambda a: _vary(a, split), (x, routing))
+            x, routing = jax.tree.map(lambda a: vary(a, split), (x, routing))
             rows, group_sizes, plan = exchange.dispatch(x, routing, num_experts, bounded=train)
         with jax.named_scope("experts"):
             weights = here_whole(weights, specs, kept, mesh, x.dtype)
@@ -77,7 +78,7 @@ def run_routed_experts(
         with jax.named_scope("combine"):
             update = exchange.combine(rows, plan)
             update = jax.lax.psum(update, split) if split else update
-        counts = (chosen, _vary(plan.dropped.astype(jnp.float32), batch_axes))
+        counts = (chosen, vary(plan.dropped.astype(jnp.float32), batch_axes))
         chosen, dropped = jax.lax.psum(counts, batch_axes)
         dropped = jax.lax.pmean(dropped, split) if split else dropped
         share = dropped / jnp.maximum(jnp.sum(chosen), 1)
@@ -101,11 +102,6 @@ def _batch_axes(mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
     splits the weights must split the tokens, or a sum over it be taken.
     """
     return tuple(axis for axis in AXES if axis in BATCH_AXES or mesh.shape[axis] == 1)
-
-
-def _vary(array: Array, axes: tuple[str, ...]) -> Array:
-    missing = tuple(a for a in axes if a not in jax.typeof(array).manual_axis_type.varying)
-    return jax.lax.pcast(array, missing, to="varying") if missing else array
 
 
 def _choices(

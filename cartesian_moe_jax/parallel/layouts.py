@@ -132,6 +132,12 @@ def without_batch_axes(spec: PartitionSpec) -> PartitionSpec:
     return PartitionSpec(*(axes or None for axes in kept))
 
 
+def only_batch_axes(spec: PartitionSpec) -> PartitionSpec:
+    """Return how a parameter is split along the batch axes alone."""
+    kept = (tuple(a for a in mesh_axes(entry) if a in BATCH_AXES) for entry in spec)
+    return PartitionSpec(*(axes or None for axes in kept))
+
+
 def mesh_axes(entry: MeshAxes) -> tuple[str, ...]:
     """Return the mesh axes of one entry of a PartitionSpec."""
     return () if entry is None else (entry,) if isinstance(entry, str) else entry

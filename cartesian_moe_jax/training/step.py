@@ -9,9 +9,9 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from cartesian_moe_jax.config import ModelConfig
-from cartesian_moe_jax.models.cross_entropy import mean_token_loss
 from cartesian_moe_jax.models.language_model import LanguageModel
 from cartesian_moe_jax.models.parameters import trainable, with_parameters
+from cartesian_moe_jax.models.training_loss import mean_loss
 from cartesian_moe_jax.moe.routing import RoutingStats
 from cartesian_moe_jax.training.state import TrainState
 
@@ -34,7 +34,7 @@ def objective(
     """Return what is minimised, and apart from it the language-model loss and statistics."""
     hidden, stats = model.hidden(tokens[:, :-1], train=True)
     with jax.named_scope("head"):
-        loss = mean_token_loss(hidden, model.head_in_use(), tokens[:, 1:], config.loss_chunk)
+        loss = mean_loss(hidden, model.head[...], tokens[:, 1:], config.loss_chunk, model.layout)
     if stats is None:
         return loss, (loss, None)
     auxiliary = config.moe.balance_loss * jnp.sum(stats.balance_loss)

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from cartesian_moe_jax.kernels import ACTIVATIONS, FeedForwardWeights, grouped_feed_forward
+from cartesian_moe_jax.kernels import (
+    ACTIVATIONS,
+    BACKENDS,
+    FeedForwardWeights,
+    grouped_feed_forward,
+)
 
 ROWS, EXPERTS, D_MODEL, D_EXPERT = 700, 6, 20, 12
 SIZES = {
@@ -20,6 +25,7 @@ SIZES = {
 # Fewer rows use fewer tile heights, which compile faster.
 FEW_ROWS, FEW_SIZES = 100, [33, 0, 1, 40, 0, 20]
 TOLERANCE = 2e-5  # of float32, relative to the largest value: sums are taken in another order
+FAST = [name for name in BACKENDS if name != "reference"]
 BFLOAT16_TOLERANCE = 2e-2  # five roundings of 2^-9 in a chain of three matmuls, and a margin
 
 
@@ -81,19 +87,20 @@ def test_reference_follows_the_definition():
     assert_close(output, expected)
 
 
-def assert_matches_reference(rows, sizes, activation="swiglu"):
+def assert_matches_reference(rows, sizes, activation="swiglu", backend="tiled"):
     x, weights, cotangent = make_arguments(rows, len(sizes), ACTIVATIONS[activation].gated)
     actual, expected = (
         run(x, jnp.array(sizes), weights, cotangent, activation, backend)
-        for backend in ("tiled", "reference")
+        for backend in (backend, "reference")
     )
     assert_close(actual, expected)
 
 
 @pytest.mark.parametrize("activation", ["swiglu", "gelu"])
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
-def test_tiled_matches_reference(activation, sizes):
-    assert_matches_reference(ROWS, sizes, activation)
+@pytest.mark.parametrize("backend", FAST)
+def test_matches_reference(activation, sizes, backend):
+    assert_matches_reference(ROWS, sizes, activation, backend)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -102,7 +109,7 @@ def test_every_activation_matches_reference(activation, sizes):
     assert_matches_reference(FEW_ROWS, sizes, activation)
 
 
-@pytest.mark.parametrize("backend", ["tiled", "reference"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_rows_behind_the_live_ones_are_ignored(backend):
     rows, weights, cotangent = make_arguments()
     group_sizes = jnp.array(SIZES["rows behind the live ones"])
@@ -118,8 +125,9 @@ def test_rows_behind_the_live_ones_are_ignored(backend):
 @pytest.mark.parametrize(
     ("rows", "sizes"), [(7, [0, 2, 0, 1, *[0] * 14, 3, 1]), (1, [0, 1, 0]), (33, [1] * 33)]
 )
-def test_more_experts_than_rows_and_fewer_rows_than_a_tile(rows, sizes):
-    assert_matches_reference(rows, sizes)
+@pytest.mark.parametrize("backend", FAST)
+def test_more_experts_than_rows_and_fewer_rows_than_a_tile(rows, sizes, backend):
+    assert_matches_reference(rows, sizes, backend=backend)
 
 
 def test_value_without_gradient():
@@ -132,7 +140,7 @@ def test_value_without_gradient():
     assert_close(actual, expected)
 
 
-@pytest.mark.parametrize("backend", ["tiled", "reference"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("weights_dtype", [jnp.float32, jnp.bfloat16])
 def test_bfloat16_is_near_float32(weights_dtype, backend):
     """Both get the same inputs, rounded to bfloat16; the comparison is the float32 reference."""
@@ -158,16 +166,18 @@ def test_tall_tiles_match_reference(sizes):
     )
 
 
-def test_weight_gradients_accumulate_in_float32():
+@pytest.mark.parametrize("backend", FAST)
+def test_weight_gradients_accumulate_in_float32(backend):
     """2048 equal terms: a bfloat16 sum would stop growing after 256."""
     rows = jnp.ones((2048, 4), jnp.bfloat16)
     weights = FeedForwardWeights(None, jnp.ones((1, 4, 4)) / 4, jnp.ones((1, 4, 4)))
-    _, (_, d_weights) = run(rows, jnp.array([2048]), weights, rows, activation="relu")
+    _, (_, d_weights) = run(rows, jnp.array([2048]), weights, rows, "relu", backend)
     np.testing.assert_array_equal(d_weights.down, np.full((1, 4, 4), 2048))
 
 
 @pytest.mark.parametrize("split", ["weights on every device", "experts split over the devices"])
-def test_shard_map(split):
+@pytest.mark.parametrize("backend", FAST)
+def test_shard_map(split, backend):
     """Two devices, each with its own rows, match two runs on one device."""
     mesh = jax.make_mesh((2,), ("expert",), axis_types=(AxisType.Auto,))
     shared = split == "weights on every device"
@@ -215,27 +225,32 @@ def test_shard_map(split):
         parts[0][1][1],
         parts[1][1][1],
     )
-    actual = mapped("tiled", rows, group_sizes, weights, cotangent)
+    actual = mapped(backend, rows, group_sizes, weights, cotangent)
     assert_close(actual, (output, (d_rows, d_weights)))
 
 
-def test_scanned_and_rematerialised_layers():
-    rows, weights, cotangent = make_arguments(FEW_ROWS, 3 * EXPERTS)
+@pytest.mark.parametrize("backend", FAST)
+def test_scanned_and_rematerialised_layers(backend):
+    """In each of them two devices run the same experts, each on its own rows."""
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    rows, weights, cotangent = make_arguments(2 * FEW_ROWS, 3 * EXPERTS)
     stacked = jax.tree.map(lambda w: w.reshape(3, EXPERTS, *w.shape[1:]), weights)
-    group_sizes = jnp.array(FEW_SIZES)
+    group_sizes = jnp.array([*FEW_SIZES, 0, 60, 0, 5, 5, 30])
 
     def loss(rows, stacked, backend, wrap):
         def layer(x, weights):
-            update = grouped_feed_forward(
-                x, group_sizes, weights, activation="swiglu", backend=backend
+            run_each = functools.partial(grouped_feed_forward, activation="swiglu", backend=backend)
+            split, whole = PartitionSpec("data"), PartitionSpec()
+            run = jax.shard_map(
+                run_each, mesh=mesh, in_specs=(split, split, whole), out_specs=split
             )
-            return x + update, None
+            return x + run(x, group_sizes, weights), None
 
         return jnp.sum(jax.lax.scan(wrap(layer), rows, stacked)[0] * cotangent)
 
     grad = jax.jit(jax.value_and_grad(loss, (0, 1)), static_argnums=(2, 3))
     assert_close(
-        grad(rows, stacked, "tiled", jax.checkpoint),
+        grad(rows, stacked, backend, jax.checkpoint),
         grad(rows, stacked, "reference", lambda layer: layer),
         tolerance=1e-4,
     )

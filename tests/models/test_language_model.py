@@ -8,6 +8,7 @@ import pytest
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.models.build import abstract_model, build_model
 from cartesian_moe_jax.models.parameters import logical_axes, named_parameters, with_parameters
+from cartesian_moe_jax.models.segment import REMAT
 from cartesian_moe_jax.moe.routing import RouterContext
 from cartesian_moe_jax.parallel.layouts import LAYOUTS
 from tests import tiny
@@ -79,7 +80,7 @@ def compiled_gradient(remat):
 
 
 def test_remat_changes_memory_but_no_gradient():
-    (plain, expected), *others = (compiled_gradient(remat) for remat in ("none", "dots", "full"))
+    (plain, expected), *others = map(compiled_gradient, REMAT)
     for compiled, gradients in others:
         assert gradients.keys() == expected.keys()
         for name, gradient in gradients.items():

@@ -86,7 +86,7 @@ def prepared(config, parallel):
         return mesh, state, jax.jit(lambda state, tokens: with_adamw_step(*step(state, tokens)))
 
 
-ADAMW = make_optimizer(OptimizerConfig(learning_rate=0.1, warmup_steps=0, eps=1e-3), steps=10)
+ADAMW = make_optimizer(OptimizerConfig(learning_rate=1e-2, warmup_steps=0, eps=1e-3), steps=10)
 
 
 def with_adamw_step(after, report):

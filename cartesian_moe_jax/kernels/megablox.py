@@ -1,0 +1,132 @@
+"""Grouped feed-forward by megablox, the grouped matmul kernels for TPU that jax ships.
+
+Where programs are not compiled for TPU, the kernels are interpreted: slowly, for tests.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.megablox.gmm import gmm, tgmm
+from jaxtyping import Array, Float, Int
+
+from cartesian_moe_jax.kernels.composed import GroupedMatmul, composed_feed_forward
+from cartesian_moe_jax.kernels.library_kernels import call_library_kernel
+from cartesian_moe_jax.platform import target_platform
+
+_LANES = 128
+_HEIGHTS = (512, 256, 128)
+
+
+class TileLimits(NamedTuple):
+    """The largest tile, in elements: what fits on-chip memory twice, beside the accumulator."""
+
+    summed: int
+    """Along the dimension summed over; of weight gradients, along the inputs."""
+    outputs: int
+
+
+# Keyed by bytes per element. All TPUs give a kernel 16 MiB at least.
+MATMUL_LIMITS = {2: TileLimits(1024, 1024), 4: TileLimits(512, 1024)}
+WEIGHT_GRADIENT_LIMITS = {2: TileLimits(512, 1024), 4: TileLimits(512, 512)}
+
+
+def tile_height(rows: int, experts: int) -> int:
+    """The rows of a tile, for groups of rows / experts rows on average.
+
+    A tile is computed once for every group that reaches into it, so that `experts` tiles are
+    computed more than the rows fill: low tiles waste less, and tall ones read weights less often.
+    """
+    fitting = [height for height in _HEIGHTS if height <= rows / experts / 2]
+    return fitting[0] if fitting else _HEIGHTS[-1]
+
+
+def tile_width(size: int, limit: int) -> int:
+    """The width of the tiles that a dimension is cut into: all, or whole lanes that divide it."""
+    if size <= limit:
+        return size
+    even = [width for width in range(limit, 0, -_LANES) if size % width == 0]
+    return even[0] if even else limit
+
+
+def _tiling(
+    rows: int, experts: int, inputs: int, outputs: int, limits: TileLimits
+) -> tuple[int, int, int]:
+    return (
+        tile_height(rows, experts),
+        tile_width(inputs, limits.summed),
+        tile_width(outputs, limits.outputs),
+    )
+
+
+def _multiply(
+    rows: Float[Array, "rows inputs"],
+    weights: Float[Array, "experts ..."],
+    group_sizes: Int[Array, "experts"],
+    transposed: bool,
+) -> Float[Array, "rows outputs"]:
+    outputs = weights.shape[1 if transposed else 2]
+    limits = MATMUL_LIMITS[rows.dtype.itemsize]
+    tiling = _tiling(rows.shape[0], weights.shape[0], rows.shape[1], outputs, limits)
+    filled = _fill(rows, tiling[0])
+    product = call_library_kernel(
+        gmm,
+        jax.ShapeDtypeStruct((filled.shape[0], outputs), rows.dtype),
+        filled,
+        weights,
+        group_sizes.astype(jnp.int32),
+        preferred_element_type=rows.dtype,
+        tiling=tiling,
+        transpose_rhs=transposed,
+        interpret=_interpret(),
+    )
+    return product[: rows.shape[0]]
+
+
+def _to_weights(
+    rows: Float[Array, "rows inputs"],
+    d_outputs: Float[Array, "rows outputs"],
+    group_sizes: Int[Array, "experts"],
+) -> Float[Array, "experts inputs outputs"]:
+    limits = WEIGHT_GRADIENT_LIMITS[rows.dtype.itemsize]
+    tiling = _tiling(rows.shape[0], group_sizes.shape[0], rows.shape[1], d_outputs.shape[1], limits)
+
+    shape = (group_sizes.shape[0], rows.shape[1], d_outputs.shape[1])
+    return call_library_kernel(
+        _sum_outer,
+        jax.ShapeDtypeStruct(shape, jnp.float32),
+        _fill(rows, tiling[0]),
+        _fill(d_outputs, tiling[0]),
+        group_sizes.astype(jnp.int32),
+        tiling=tiling,
+        interpret=_interpret(),
+    )
+
+
+def _sum_outer(
+    rows: Float[Array, "rows inputs"],
+    d_outputs: Float[Array, "rows outputs"],
+    group_sizes: Int[Array, "experts"],
+    tiling: tuple[int, int, int],
+    interpret: bool,
+) -> Float[Array, "experts inputs outputs"]:
+    # The kernel transposes back what it gets transposed.
+    return tgmm(rows.T, d_outputs, group_sizes, jnp.float32, tiling, interpret=interpret)
+
+
+def _fill(rows: Float[Array, "rows width"], height: int) -> Float[Array, "filled width"]:
+    """Adds rows until all tiles are full."""
+    return jnp.pad(rows, ((0, -rows.shape[0] % height), (0, 0)))
+
+
+def _interpret() -> bool:
+    return target_platform() != "tpu"
+
+
+MEGABLOX = GroupedMatmul(
+    functools.partial(_multiply, transposed=False),
+    functools.partial(_multiply, transposed=True),
+    _to_weights,
+)
+megablox_feed_forward = functools.partial(composed_feed_forward, MEGABLOX)

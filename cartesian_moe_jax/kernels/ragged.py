@@ -1,0 +1,54 @@
+"""Grouped feed-forward by XLA's own ragged matmul.
+
+On TPU it becomes a kernel, but for the weight gradients, and at small shapes a masked convolution
+of `experts` times the operations; on CPU and GPU it is always expanded so.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from cartesian_moe_jax.kernels.composed import GroupedMatmul, composed_feed_forward, is_live
+
+_OVER_ROWS = jax.lax.RaggedDotDimensionNumbers(
+    dot_dimension_numbers=(((0,), (0,)), ((), ())),
+    lhs_ragged_dimensions=[0],
+    rhs_group_dimensions=[],
+)
+
+
+def _forward(
+    rows: Float[Array, "rows inputs"],
+    weights: Float[Array, "experts inputs outputs"],
+    group_sizes: Int[Array, "experts"],
+) -> Float[Array, "rows outputs"]:
+    product = jax.lax.ragged_dot(rows, weights, group_sizes, preferred_element_type=jnp.float32)
+    return product.astype(rows.dtype)
+
+
+def _to_rows(
+    d_outputs: Float[Array, "rows outputs"],
+    weights: Float[Array, "experts inputs outputs"],
+    group_sizes: Int[Array, "experts"],
+) -> Float[Array, "rows inputs"]:
+    return _forward(d_outputs, weights.swapaxes(1, 2), group_sizes)
+
+
+def _to_weights(
+    rows: Float[Array, "rows inputs"],
+    d_outputs: Float[Array, "rows outputs"],
+    group_sizes: Int[Array, "experts"],
+) -> Float[Array, "experts inputs outputs"]:
+    # Rows behind the live ones are in no group, but a dense expansion multiplies them by zero,
+    # which NaN survives.
+    live = is_live(rows.shape[0], group_sizes)
+    rows, d_outputs = jnp.where(live, rows, 0), jnp.where(live, d_outputs, 0)
+    return jax.lax.ragged_dot_general(
+        rows, d_outputs, group_sizes, _OVER_ROWS, preferred_element_type=jnp.float32
+    )
+
+
+RAGGED = GroupedMatmul(_forward, _to_rows, _to_weights)
+ragged_feed_forward = functools.partial(composed_feed_forward, RAGGED)
