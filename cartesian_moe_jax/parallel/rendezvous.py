@@ -38,19 +38,19 @@ def _await(coordinator: str, port: int, count: int, seconds: float, end: float) 
         raise UserError(
             f"--coordinator={coordinator}: process 0 cannot listen there: {error.strerror}"
         ) from error
-    here: dict[int, socket.socket] = {}
+    asking: list[socket.socket] = []
     with contextlib.ExitStack() as stack, server:
-        wrong = _gather(server, here, count, end, stack)
-        missing = sorted(set(range(1, count)) - set(here))
+        here, wrong = _gather(server, asking, count, end, stack)
+        missing = sorted(set(range(1, count)) - here)
         if missing and not wrong:
             wrong = (
                 f"{1 + len(here)} of {count} processes came to {coordinator} within {seconds:g} s: "
                 f"{_listed(missing)} did not"
             )
-        for connection in here.values():
+        for connection in asking:
             with contextlib.suppress(OSError):
                 connection.sendall((wrong or READY).encode() + b"\n")
-        for connection in here.values():
+        for connection in asking:
             # Who closes first keeps the port busy for a while: that must not be process 0.
             with contextlib.suppress(OSError):
                 connection.settimeout(5.0)
@@ -61,12 +61,16 @@ def _await(coordinator: str, port: int, count: int, seconds: float, end: float) 
 
 def _gather(
     server: socket.socket,
-    here: dict[int, socket.socket],
+    asking: list[socket.socket],
     count: int,
     end: float,
     stack: contextlib.ExitStack,
-) -> str:
-    """Fill ``here`` until it is complete or time is over; return what is wrong, if anything is."""
+) -> tuple[set[int], str]:
+    """Wait until all are here, or time is over; return who is, and what is wrong if anything is.
+
+    ``asking`` gets the connections that await an answer.
+    """
+    here: set[int] = set()
     selector = stack.enter_context(selectors.DefaultSelector())
     selector.register(server, selectors.EVENT_READ)
     while len(here) < count - 1 and (left := end - time.monotonic()) > 0:
@@ -77,17 +81,17 @@ def _gather(
                 selector.register(connection, selectors.EVENT_READ)
                 continue
             selector.unregister(key.fileobj)
-            hello = _received(key.fileobj)
-            if not (said := HELLO.fullmatch(hello)):
+            said = HELLO.fullmatch(_received(key.fileobj))
+            if not said:
                 continue  # not one of ours, or one that has given up
+            asking.append(key.fileobj)
             number, others = int(said[1]), int(said[2])
             if others != count:
-                here[number] = key.fileobj
-                return f"process {number} is one of {others}, process 0 one of {count}"
-            if number in here or not 0 < number < count:
-                return f"two processes have --process={number}"
-            here[number] = key.fileobj
-    return ""
+                return here, f"process {number} is one of {others}, process 0 one of {count}"
+            if number in here:
+                return here, f"two processes have --process={number}"
+            here.add(number)
+    return here, ""
 
 
 def _go(host: str, port: int, count: int, index: int, end: float) -> None:

@@ -47,14 +47,12 @@ def test_a_process_without_its_first_says_so():
 @pytest.mark.parametrize(
     "places, words",
     [
-        ([(0, 3), (1, 3), (1, 3)], "two processes have --process=1"),
+        ([(0, 4), (1, 4), (1, 4)], "two processes have --process=1"),
         ([(0, 3), (1, 2)], "process 1 is one of 2, process 0 one of 3"),
     ],
 )
 def test_processes_that_were_told_different_things(places, words):
-    said = outcomes(places, 3)
-    assert said[0] == words
-    assert words in said[1:]
+    assert outcomes(places, 20) == [words] * len(places)
 
 
 def test_a_port_that_is_taken_is_one_line():
