@@ -82,8 +82,8 @@ def _slurm(environ: Environ) -> Place:
         raise UserError(f"SLURM_STEP_NODELIST={environ['SLURM_STEP_NODELIST']!r} names no node")
     # node[003-017,20]-x begins with node003-x.
     host = re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first[0])
-    shared = not environ.get("SLURM_STEP_TASKS_PER_NODE", "1").startswith(("1(", "1,", "1 "))
-    shared &= environ.get("SLURM_STEP_TASKS_PER_NODE", "1") != "1"
+    tasks = re.match(r"\d+", environ.get("SLURM_STEP_TASKS_PER_NODE", ""))  # as in 8(x2),4
+    shared = tasks is not None and int(tasks[0]) > 1
     return Place(
         f"{host}:{_port(environ, _number(environ, 'SLURM_JOB_ID'))}",
         _number(environ, "SLURM_STEP_NUM_TASKS", at_least=1),
