@@ -4,6 +4,7 @@ from absl import flags
 
 from cartesian_moe_jax.paths import as_path
 from configs import flags as config_flags
+from configs import processes
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
 STEP = flags.DEFINE_integer("step", None, "The checkpoint; the newest if not given.")
@@ -21,6 +22,7 @@ MAX_TOKENS = flags.DEFINE_integer("max_tokens", None, "Predicted at most; 0: all
 def main() -> None:
     """Measure what is asked for, print it, and leave it in the run directory."""
     # jax is imported after the flags are known to be right.
+    processes.join(stops_together=False)
     from cartesian_moe_jax.evaluation import command
     from cartesian_moe_jax.evaluation.of_run import Asked
 

@@ -7,6 +7,7 @@ from absl import flags
 from cartesian_moe_jax.paths import as_path
 from cartesian_moe_jax.training.memory import take_memory
 from configs import flags as config_flags
+from configs import processes
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
 
@@ -16,17 +17,19 @@ def main() -> int:
     config = config_flags.config()
     take_memory(config.model)
     # Not before: jax takes a second to import, and the process may have begun anew.
+    processes.join(stops_together=True)
+    from cartesian_moe_jax.parallel.processes import say
     from cartesian_moe_jax.training.loop import train
     from cartesian_moe_jax.training.summary import summary
 
     workdir = as_path(WORKDIR.value)
     outcome = train(config, workdir)
     if outcome.result is None:
-        print(f"stopped at step {outcome.stopped_at}: the same command continues {workdir}")
+        say(f"stopped at step {outcome.stopped_at}: the same command continues {workdir}")
         return 128 + (outcome.signal or signal.SIGTERM)
     if outcome.was_done:
-        print(f"{workdir} is done; its result again (remove the folder to train anew):")
-    print(summary(outcome.result, workdir))
+        say(f"{workdir} is done; its result again (remove the folder to train anew):")
+    say(summary(outcome.result, workdir))
     return 0
 
 

@@ -14,6 +14,10 @@ class UserError(ValueError):
     """
 
 
+class AgreedError(UserError):
+    """Wrong input that all processes of a run know of: they leave together."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``; did you mean 'a' or 'b'?`` for the known names closest to ``name``, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=2, cutoff=0.6)

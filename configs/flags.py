@@ -13,6 +13,7 @@ from cartesian_moe_jax import config as schema
 from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.process_memory import keep_freed_memory
+from configs import processes
 
 WRONG_INPUT, INTERRUPTED = 2, 130
 DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES)
@@ -57,7 +58,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
     try:
         return _known(flags.FLAGS, argv)
     except UserError as error:
-        _fail(str(error))
+        processes.end(WRONG_INPUT, str(error), error)
 
 
 def _known(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
@@ -81,15 +82,17 @@ def _guarded(main: Callable[[], int | None]) -> None:
     try:
         status = main() or 0
     except UserError as error:
-        _fail(str(error))
-    except KeyboardInterrupt:
+        processes.end(WRONG_INPUT, str(error), error)
+    except KeyboardInterrupt as interrupt:
         print("stopped: the same command continues", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            raise
-        _fail(f"{error.filename or 'a file'} cannot be written: {os.strerror(error.errno)}")
-    sys.exit(status)
+        processes.end(INTERRUPTED, error=interrupt)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            file, why = error.filename or "a file", os.strerror(error.errno)
+            processes.end(WRONG_INPUT, f"{file} cannot be written: {why}", error)
+        processes.end_unexpectedly(error)
+        raise
+    processes.end(status)
 
 
 def _one_line(error: Exception) -> str:
@@ -97,8 +100,3 @@ def _one_line(error: Exception) -> str:
     if ours := re.search(r"UserError: (.*)", str(error)):
         return ours[1]  # behind the traceback of a preset that refused its argument
     return str(error).replace("\\n", "; ").replace("\\", "").replace("'", "").replace("\n", "; ")
-
-
-def _fail(line: str) -> None:
-    print(f"error: {line}", file=sys.stderr)
-    sys.exit(WRONG_INPUT)

@@ -1,6 +1,6 @@
 """What eval.py prints of a run, and the files it leaves there."""
 
-from sys import stderr
+import functools
 
 from cartesian_moe_jax.evaluation.of_run import (
     Asked,
@@ -12,13 +12,14 @@ from cartesian_moe_jax.evaluation.report import report
 from cartesian_moe_jax.evaluation.robustness import robustness_table
 from cartesian_moe_jax.evaluation.robustness_picture import check_picture, draw_robustness
 from cartesian_moe_jax.evaluation.routing_use_table import routing_use_table
+from cartesian_moe_jax.parallel.processes import is_first, say
 from cartesian_moe_jax.paths import AnyPath
 
 
 def print_evaluation(workdir: AnyPath, step: int | None, asked: Asked) -> None:
     """Print loss, perplexity and bits per byte."""
-    print(report(evaluate_run(workdir, step, asked)))
-    print(f"{'written to':16} {workdir / 'evaluation.json'}")
+    say(report(evaluate_run(workdir, step, asked)))
+    say(f"{'written to':16} {workdir / 'evaluation.json'}")
 
 
 def print_robustness(
@@ -27,15 +28,15 @@ def print_robustness(
     """Print perplexity while routing goes wrong, and draw it where a picture is asked for."""
     if picture:
         check_picture(picture)
-    result = robustness_of_run(workdir, step, asked, lambda line: print(line, file=stderr))
-    print(robustness_table(result["trials"]))
-    print(f"written to {workdir / 'robustness.json'}")
-    if picture:
+    result = robustness_of_run(workdir, step, asked, functools.partial(say, error=True))
+    say(robustness_table(result["trials"]))
+    say(f"written to {workdir / 'robustness.json'}")
+    if picture and is_first():
         draw_robustness(result["trials"], picture)
         print(f"drawn in {picture}")
 
 
 def print_routing_use(workdir: AnyPath, step: int | None, asked: Asked) -> None:
     """Print which experts the tokens use."""
-    print(routing_use_table(routing_use_of_run(workdir, step, asked)))
-    print(f"written to {workdir / 'routing_use.json'}")
+    say(routing_use_table(routing_use_of_run(workdir, step, asked)))
+    say(f"written to {workdir / 'routing_use.json'}")

@@ -11,6 +11,7 @@ from jaxtyping import Shaped
 from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.data.loader import evaluation_batches
 from cartesian_moe_jax.data.parts import Part
+from cartesian_moe_jax.data.shares import shares_of_evaluation
 from cartesian_moe_jax.data.tokenizers import Tokenizer
 from cartesian_moe_jax.evaluation.generation import generate_tokens, make_sampler
 from cartesian_moe_jax.evaluation.perplexity import (
@@ -31,7 +32,7 @@ from cartesian_moe_jax.models.feed_forwards import moe_layers
 from cartesian_moe_jax.models.parameters import with_parameters
 from cartesian_moe_jax.moe.intervention import Intervention
 from cartesian_moe_jax.parallel.layouts import Layout
-from cartesian_moe_jax.parallel.mesh import batch_parts, batch_sharding, batch_share, replicated
+from cartesian_moe_jax.parallel.mesh import batch_parts, batch_sharding, batch_shares, replicated
 
 
 class Evaluator:
@@ -129,10 +130,7 @@ class Evaluator:
         return asked.prompt + tokenizer.decode(tokens)
 
     def _batches(self, part: Part, stride: int) -> Batches:
-        return evaluation_batches(
-            part.tokens,
-            self.config.data.seq_len,
-            self.batch_size(),
-            *batch_share(self.mesh),
-            stride,
+        what = part.tokens, self.config.data.seq_len, self.batch_size()
+        return shares_of_evaluation(
+            [evaluation_batches(*what, *share, stride) for share in batch_shares(self.mesh)]
         )

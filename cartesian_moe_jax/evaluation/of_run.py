@@ -21,9 +21,11 @@ from cartesian_moe_jax.models.build import abstract_parameters
 from cartesian_moe_jax.models.feed_forwards import moe_layers
 from cartesian_moe_jax.parallel.layouts import layout_of
 from cartesian_moe_jax.parallel.mesh import mesh_of
+from cartesian_moe_jax.parallel.processes import agreed, is_first
 from cartesian_moe_jax.paths import AnyPath
 from cartesian_moe_jax.runs.checkpoints import Checkpoints
 from cartesian_moe_jax.runs.directory import RunDirectory
+from cartesian_moe_jax.runs.together import require_one_run
 
 
 class Asked(NamedTuple):
@@ -103,23 +105,27 @@ class _Opened(NamedTuple):
 @contextlib.contextmanager
 def _opened(workdir: AnyPath, step: int | None, asked: Asked) -> Iterator[_Opened]:
     """Yield what evaluates a checkpoint, its mesh being set."""
-    run = RunDirectory.of_existing(workdir)
-    tokenizer = build_tokenizer(run.read_json("tokenizer.json"))
-    config, mesh = _fit_devices(_with_max_tokens(run.config(), asked.max_tokens))
-    layout = layout_of(config.parallel)
+    with agreed():
+        run = RunDirectory.of_existing(workdir)
+        tokenizer = build_tokenizer(run.read_json("tokenizer.json"))
+        config, mesh = _fit_devices(_with_max_tokens(run.config(), asked.max_tokens))
+        layout = layout_of(config.parallel)
+    require_one_run(run, config)
     with Checkpoints(run.checkpoints, read_only=True) as checkpoints, jax.set_mesh(mesh):
-        step = checkpoints.choose(step)
-        corpus, split, parts = _parts(config, tokenizer, asked)
-        evaluator = Evaluator(config, parts, tokenizer, mesh, layout)
-        wanted = abstract_parameters(evaluator.skeleton, layout, mesh)
-        items, _ = checkpoints.restore(step, {"parameters": wanted})
+        with agreed():
+            step = checkpoints.choose(step)
+            corpus, split, parts = _parts(config, tokenizer, asked)
+            evaluator = Evaluator(config, parts, tokenizer, mesh, layout)
+            wanted = abstract_parameters(evaluator.skeleton, layout, mesh)
+        with agreed():
+            items, _ = checkpoints.restore(step, {"parameters": wanted})
         stride = asked.stride or config.data.seq_len
         facts = {"step": step, "corpus": corpus, "split": split, "stride": stride}
         yield _Opened(run, evaluator, items["parameters"], facts)
 
 
 def _written(opened: _Opened, name: str, result: dict[str, Any]) -> dict[str, Any]:
-    if jax.process_index() == 0:
+    if is_first():
         opened.run.write_json(name, result)
     return result
 
@@ -128,7 +134,7 @@ def _parts(config: Config, tokenizer: Tokenizer, asked: Asked) -> tuple[str, str
     """Return the corpus, the split, and their packed tokens."""
     data = config.data
     folder = str(cache_folder(data.cache_dir, "data"))
-    shows = jax.process_index() == 0
+    shows = is_first()
     if not asked.corpus and asked.split in ("", "validation"):
         prepared = prepare_data(data, tokenizer, folder, show=shows)
         return data.validation_corpus or data.corpus, "validation", prepared.validation

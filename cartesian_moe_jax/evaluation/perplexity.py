@@ -142,8 +142,9 @@ def measure_perplexity(
     """
     total, count = 0.0, 0
     for tokens, mask in batches:
-        total += float(step(parameters, place(tokens), place(mask)))
-        count += _global_count(mask)
+        everywhere = place(mask)
+        total += float(step(parameters, place(tokens), everywhere))
+        count += int(mask.sum()) if jax.process_count() == 1 else int(jnp.sum(everywhere))
         if max_tokens and count >= max_tokens:
             break
     share = count / (len(split) - 1)
@@ -152,11 +153,3 @@ def measure_perplexity(
 
 def _exp(nats: float) -> float:
     return math.exp(min(nats, 700.0))
-
-
-def _global_count(mask: Bool[np.ndarray, "batch seq"]) -> int:
-    if jax.process_count() == 1:
-        return int(mask.sum())
-    from jax.experimental import multihost_utils
-
-    return int(np.sum(multihost_utils.process_allgather(mask.sum())))

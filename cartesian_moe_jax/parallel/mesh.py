@@ -10,6 +10,7 @@ from jaxtyping import Array, Shaped
 from cartesian_moe_jax.config import Config, ModelConfig, ParallelConfig
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.parallel.axes import AXES, BATCH, BATCH_AXES, EXPERT, TENSOR
+from cartesian_moe_jax.parallel.device_order import arrange
 from cartesian_moe_jax.parallel.layouts import layout_of
 
 FAST_GROUP = 8
@@ -32,7 +33,7 @@ def make_mesh(
     """
     devices = jax.devices() if devices is None else list(devices)
     sizes = tuple(mesh_sizes(parallel, len(devices), useful or {}).values())
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    return Mesh(arrange(devices, sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def useful_sizes(model: ModelConfig) -> dict[str, int]:
@@ -81,20 +82,26 @@ def batch_parts(mesh: Mesh | AbstractMesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
-def batch_share(mesh: Mesh) -> tuple[int, int]:
-    """Return which share of the batch the devices of this process hold: its index, and of how many.
+def batch_shares(mesh: Mesh) -> list[tuple[int, int]]:
+    """Return the shares of the batch that this process's devices hold, each (index, of how many).
 
-    Processes along the tensor axis hold the same.
+    One share where they are neighbours, which on a torus of TPUs they often are not. Processes
+    along the tensor axis hold the same.
     """
     parts = batch_parts(mesh)
     held = batch_sharding(mesh).addressable_devices_indices_map((parts,)).values()
-    here = sorted({rows[0].indices(parts)[0] for rows in held})
-    if here != list(range(here[0], here[0] + len(here))) or here[0] % len(here):
-        raise UserError(
-            f"config.parallel: a mesh of {dict(mesh.shape)} gives this process the parts {here} of "
-            "the batch: its devices must hold neighbouring ones"
-        )
-    return here[0] // len(here), parts // len(here)
+    return fewest_shares(sorted({rows[0].indices(parts)[0] for rows in held}), parts)
+
+
+def fewest_shares(held: Sequence[int], parts: int) -> list[tuple[int, int]]:
+    """Return ``held``, some of ``parts`` in order, as few equal shares: (index, of how many)."""
+    lengths = (n for n in range(len(held), 0, -1) if len(held) % n == parts % n == 0)
+    for length in lengths:
+        firsts = held[::length]
+        whole = [first + i for first in firsts for i in range(length)]
+        if whole == list(held) and not any(first % length for first in firsts):
+            break
+    return [(first // length, parts // length) for first in firsts]
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

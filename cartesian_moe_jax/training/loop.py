@@ -1,6 +1,5 @@
 """Training from a config to a finished run directory, top to bottom."""
 
-import sys
 from typing import Any, NamedTuple
 
 import jax
@@ -16,10 +15,12 @@ from cartesian_moe_jax.data.tokenizers import (
     resolve_tokenizer,
 )
 from cartesian_moe_jax.models.vocabulary import with_vocabulary
+from cartesian_moe_jax.parallel.processes import agreed, is_first, require_same, say
 from cartesian_moe_jax.paths import AnyPath, as_path, reported
 from cartesian_moe_jax.runs.checkpoints import ARRAYS, Checkpoints
 from cartesian_moe_jax.runs.compilation_cache import use_compilation_cache
 from cartesian_moe_jax.runs.directory import RunDirectory
+from cartesian_moe_jax.runs.together import begin, require_one_run
 from cartesian_moe_jax.training.interruption import StopRequest
 from cartesian_moe_jax.training.recorder import Recorder
 from cartesian_moe_jax.training.result import make_result
@@ -46,32 +47,35 @@ def train(config: Config, workdir: AnyPath, data: PreparedData | None = None) ->
     ``data`` is what ``prepare`` returns for the config, if the caller has it.
     Raises UserError for what the user can mend: the config, the data, the folder, the disk.
     """
-    tokenizer = tokenizer_of(config, RunDirectory(workdir))
-    config = with_vocabulary(config, tokenizer.vocab_size)
-    writes = jax.process_index() == 0
-    run = RunDirectory.checked(workdir, config)
+    # Before anything is compiled.
+    use_compilation_cache(cache_folder(config.training.compilation_cache, "xla"))
+    with agreed():
+        tokenizer = tokenizer_of(config, RunDirectory(workdir))
+        config = with_vocabulary(config, tokenizer.vocab_size)
+        run = RunDirectory.checked(workdir, config)
+    require_one_run(run, config)
     if run.has("result.json"):
         return Outcome(run.read_json("result.json"), was_done=True)
 
-    check_trainable(config)
-    use_compilation_cache(cache_folder(config.training.compilation_cache, "xla"))
-    trainer = Trainer(config, data or prepare(config, tokenizer))
-    if writes:
-        run.begin(config, tokenizer.description())
+    with agreed():
+        check_trainable(config)
+        trainer = Trainer(config, data or prepare(config, tokenizer))
+    require_same(trainer.data.content_hash[:12], "config.data.corpus has several contents")
+    begin(run, config, tokenizer.description())
     with (
         jax.set_mesh(trainer.mesh),
         StopRequest() as stop,
         Checkpoints(run.checkpoints, config.training.keep_checkpoints) as checkpoints,
     ):
         state, past = resume_or_create(trainer, checkpoints)
-        with Recorder(trainer, run, int(state.step), writes=writes) as recorder:
+        with Recorder(trainer, run, int(state.step), writes=is_first()) as recorder:
             state = run_steps(trainer, state, past, checkpoints, recorder, stop)
         if int(state.step) < config.training.steps:
             return Outcome(stopped_at=int(state.step), signal=stop.signal)
         checkpoints.wait()
         seconds = past["training_seconds"] + recorder.speed.seconds
         result = make_result(trainer, state.parameters, recorder.speed, seconds)
-    if writes:
+    if is_first():
         run.write_json("result.json", result)
     return Outcome(result)
 
@@ -99,11 +103,9 @@ def prepare(config: Config, tokenizer: Tokenizer) -> PreparedData:
 
     The first process of a machine prepares; the others find its folders when they are complete.
     """
-    shows = jax.process_index() == 0
     folder = str(cache_folder(config.data.cache_dir, "data"))
-    data = prepare_data(config.data, tokenizer, folder, show=shows)
-    if shows:
-        print(*data.lines(), sep="\n", file=sys.stderr)
+    data = prepare_data(config.data, tokenizer, folder, show=is_first())
+    say("\n".join(data.lines()), error=True)
     return data
 
 
@@ -117,7 +119,8 @@ def resume_or_create(
     newest = checkpoints.newest()
     if newest is None:
         return trainer.create_state(), {"data_position": 0, "training_seconds": 0.0}
-    return trainer.restore_state(checkpoints, newest)
+    with agreed():
+        return trainer.restore_state(checkpoints, newest)
 
 
 def run_steps(
@@ -140,7 +143,7 @@ def run_steps(
             jax.block_until_ready(state)
             recorder.speed.pause()
             recorder.validation(step, trainer.evaluator.perplexity(state.parameters))
-        stopping = stop.signal is not None
+        stopping = stop.is_due(step)
         if stopping or step == last or _is_due(step, config.training.checkpoint_every):
             progress = {
                 "data_position": batches.position,

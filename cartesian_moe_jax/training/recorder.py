@@ -25,7 +25,8 @@ class Recorder:
         self._rate = learning_rate_schedule(self._config.optimizer, self._config.training.steps)
         self._log = open_metrics(run.path, position) if writes else NoMetrics()
         self._progress = Progress(self._config.training.steps, position, show=writes)
-        self._profiler = Profiler(self._config.profile_window(), run.path / "tensorboard", position)
+        traced = self._config.profile_window() if writes else None
+        self._profiler = Profiler(traced, run.path / "tensorboard", position)
         self._first = position + 1
         self.speed = Speedometer(self._config, trainer.abstract.parameters, trainer.mesh.size)
 

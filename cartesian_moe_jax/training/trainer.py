@@ -10,15 +10,16 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
 from cartesian_moe_jax.config import Config
-from cartesian_moe_jax.data.loader import TrainingBatches, training_batches
+from cartesian_moe_jax.data.loader import training_batches
 from cartesian_moe_jax.data.prepared import PreparedData
+from cartesian_moe_jax.data.shares import SharesOfBatches
 from cartesian_moe_jax.data.tokenizers import require_same_tokenizer
 from cartesian_moe_jax.data.windows import WindowSource
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.evaluation.evaluator import Evaluator
 from cartesian_moe_jax.models.build import abstract_model
 from cartesian_moe_jax.parallel.layouts import Layout, layout_of
-from cartesian_moe_jax.parallel.mesh import batch_parts, batch_share, mesh_of
+from cartesian_moe_jax.parallel.mesh import batch_parts, batch_shares, mesh_of
 from cartesian_moe_jax.runs.checkpoints import ARRAYS, Checkpoints
 from cartesian_moe_jax.training.optimizer import Rates, make_optimizer
 from cartesian_moe_jax.training.state import TrainState, abstract_state, make_create_state
@@ -84,15 +85,12 @@ class Trainer:
         step_array = jax.device_put(jnp.asarray(step, jnp.int32), self.abstract.step.sharding)
         return TrainState(step_array, **items), progress
 
-    def batches(self, position: int) -> TrainingBatches:
+    def batches(self, position: int) -> SharesOfBatches:
         """Return this process's rows of the global batches from ``position`` on."""
-        return training_batches(
-            self.data.train,
-            self.config.data.seq_len,
-            self.config.training.batch_size,
-            self.config.training.seed,
-            *batch_share(self.mesh),
-            position,
+        training = self.config.training
+        where = self.data.train, self.config.data.seq_len, training.batch_size, training.seed
+        return SharesOfBatches(
+            [training_batches(*where, *share, position) for share in batch_shares(self.mesh)]
         )
 
 

@@ -4,7 +4,7 @@ import pytest
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.moe.dispatch import exchange_of
 from cartesian_moe_jax.parallel.layouts import LAYOUTS, Layout, layout_of, partition_spec
-from cartesian_moe_jax.parallel.mesh import batch_share, current_mesh, make_mesh, mesh_sizes
+from cartesian_moe_jax.parallel.mesh import batch_shares, current_mesh, make_mesh, mesh_sizes
 from tests import tiny
 from tests.messages import message_of
 
@@ -115,5 +115,5 @@ def test_exchanges_that_cannot_be(fields, words):
     )
 
 
-def test_processes_hold_neighbouring_shares_of_the_batch():
-    assert batch_share(make_mesh(tiny.parallel(tensor=2))) == (0, 1)
+def test_one_process_holds_the_whole_batch():
+    assert batch_shares(make_mesh(tiny.parallel(tensor=2))) == [(0, 1)]
