@@ -53,7 +53,7 @@ def tiny_config(moe, **sections):
 def measured(config, parts, stride=0):
     """What a tiny model uses, on the mesh of its config."""
     parallel, layout = config.parallel, LAYOUTS[config.parallel.layout]
-    mesh = make_mesh(parallel, jax.devices()[: parallel.data * parallel.expert])
+    mesh = make_mesh(parallel, jax.devices()[: parallel.data * max(parallel.expert, 1)])
     with jax.set_mesh(mesh):
         evaluator = Evaluator(config, parts, ByteTokenizer(), mesh, layout)
         wanted = abstract_parameters(evaluator.skeleton, layout, mesh)
