@@ -27,9 +27,13 @@ class TileLimits(NamedTuple):
     outputs: int
 
 
-# Keyed by bytes per element. All TPUs give a kernel 16 MiB at least.
-MATMUL_LIMITS = {2: TileLimits(1024, 1024), 4: TileLimits(512, 1024)}
-WEIGHT_GRADIENT_LIMITS = {2: TileLimits(512, 1024), 4: TileLimits(512, 512)}
+# Keyed by bytes per element. All TPUs give a kernel 16 MiB at least. Where a tile takes the whole
+# sum, weights stay on chip for all tiles of a group: the first that does is taken, else the first.
+MATMUL_LIMITS = {
+    2: (TileLimits(1024, 1024), TileLimits(1536, 768), TileLimits(2048, 512)),
+    4: (TileLimits(512, 1024), TileLimits(1024, 512), TileLimits(2048, 256)),
+}
+WEIGHT_GRADIENT_LIMITS = {2: (TileLimits(512, 1024),), 4: (TileLimits(512, 512),)}
 
 
 def tile_height(rows: int, experts: int) -> int:
@@ -50,9 +54,11 @@ def tile_width(size: int, limit: int) -> int:
     return even[0] if even else limit
 
 
-def _tiling(
-    rows: int, experts: int, inputs: int, outputs: int, limits: TileLimits
+def tiling(
+    rows: int, experts: int, inputs: int, outputs: int, choices: tuple[TileLimits, ...]
 ) -> tuple[int, int, int]:
+    """The sizes of a tile along rows, inputs and outputs."""
+    limits = next((limits for limits in choices if limits.summed >= inputs), choices[0])
     return (
         tile_height(rows, experts),
         tile_width(inputs, limits.summed),
@@ -67,9 +73,9 @@ def _multiply(
     transposed: bool,
 ) -> Float[Array, "rows outputs"]:
     outputs = weights.shape[1 if transposed else 2]
-    limits = MATMUL_LIMITS[rows.dtype.itemsize]
-    tiling = _tiling(rows.shape[0], weights.shape[0], rows.shape[1], outputs, limits)
-    filled = _fill(rows, tiling[0])
+    choices = MATMUL_LIMITS[rows.dtype.itemsize]
+    tile = tiling(rows.shape[0], weights.shape[0], rows.shape[1], outputs, choices)
+    filled = _fill(rows, tile[0])
     product = call_library_kernel(
         gmm,
         jax.ShapeDtypeStruct((filled.shape[0], outputs), rows.dtype),
@@ -77,7 +83,7 @@ def _multiply(
         weights,
         group_sizes.astype(jnp.int32),
         preferred_element_type=rows.dtype,
-        tiling=tiling,
+        tiling=tile,
         transpose_rhs=transposed,
         interpret=_interpret(),
     )
@@ -89,17 +95,16 @@ def _to_weights(
     d_outputs: Float[Array, "rows outputs"],
     group_sizes: Int[Array, "experts"],
 ) -> Float[Array, "experts inputs outputs"]:
-    limits = WEIGHT_GRADIENT_LIMITS[rows.dtype.itemsize]
-    tiling = _tiling(rows.shape[0], group_sizes.shape[0], rows.shape[1], d_outputs.shape[1], limits)
-
+    choices = WEIGHT_GRADIENT_LIMITS[rows.dtype.itemsize]
+    tile = tiling(rows.shape[0], group_sizes.shape[0], rows.shape[1], d_outputs.shape[1], choices)
     shape = (group_sizes.shape[0], rows.shape[1], d_outputs.shape[1])
     return call_library_kernel(
         _sum_outer,
         jax.ShapeDtypeStruct(shape, jnp.float32),
-        _fill(rows, tiling[0]),
-        _fill(d_outputs, tiling[0]),
+        _fill(rows, tile[0]),
+        _fill(d_outputs, tile[0]),
         group_sizes.astype(jnp.int32),
-        tiling=tiling,
+        tiling=tile,
         interpret=_interpret(),
     )
 

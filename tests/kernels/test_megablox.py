@@ -1,6 +1,5 @@
 """The tiles that megablox gets, and that a platform gets the backend that is a kernel there."""
 
-import jax.numpy as jnp
 import pytest
 
 from cartesian_moe_jax.kernels import BACKENDS, get_backend
@@ -10,6 +9,7 @@ from cartesian_moe_jax.kernels.megablox import (
     WEIGHT_GRADIENT_LIMITS,
     tile_height,
     tile_width,
+    tiling,
 )
 from cartesian_moe_jax.platform import compiling_for
 
@@ -33,17 +33,31 @@ def test_tiles_are_whole_dimensions_or_whole_lanes(size, limit):
     assert size % width == 0 or size % 128, "only what is no multiple of the lanes is filled up"
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
-def test_the_largest_tiles_fit_on_chip(dtype):
+@pytest.mark.parametrize("element", [2, 4])
+def test_the_largest_tiles_fit_on_chip(element):
     """Two buffers for each operand and result, one float32 accumulator."""
-    element, height = jnp.dtype(dtype).itemsize, 512
-    summed, outputs = MATMUL_LIMITS[element]
-    moved = element * (height * (summed + outputs) + summed * outputs)
-    assert 2 * moved + 4 * height * outputs <= ON_CHIP
-    inputs, outputs = WEIGHT_GRADIENT_LIMITS[element]
-    moved = element * height * (inputs + outputs) + 4 * inputs * outputs
-    masked = 4 * height * (inputs + outputs)
-    assert 2 * moved + 4 * inputs * outputs + masked <= ON_CHIP
+    height = 512
+    for summed, outputs in MATMUL_LIMITS[element]:
+        moved = element * (height * (summed + outputs) + summed * outputs)
+        assert 2 * moved + 4 * height * outputs <= ON_CHIP
+    for inputs, outputs in WEIGHT_GRADIENT_LIMITS[element]:
+        moved = element * height * (inputs + outputs) + 4 * inputs * outputs
+        masked = 4 * height * (inputs + outputs)
+        assert 2 * moved + 4 * inputs * outputs + masked <= ON_CHIP
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "tile"),
+    [
+        (768, 1536, (128, 768, 768)),
+        (1536, 768, (128, 1536, 768)),
+        (1024, 2048, (128, 1024, 1024)),
+        (2048, 1024, (128, 2048, 512)),
+        (4096, 1024, (128, 1024, 1024)),
+    ],
+)
+def test_a_tile_takes_the_whole_sum_where_it_can(inputs, outputs, tile):
+    assert tiling(4096, 16, inputs, outputs, MATMUL_LIMITS[2]) == tile
 
 
 @pytest.mark.parametrize("platform", BEST)
