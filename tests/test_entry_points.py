@@ -15,7 +15,7 @@ WRONG_FIELDS = [
     ({"model": {"moe": {"top_k": 5}}}, "config.model.moe.top_k=5 .*num_experts=4"),
     ({"model": {"num_heads": 3}}, "config.model.num_heads=3 .*d_model=16"),
     ({"model": {"d_modle": 16}}, "config.model.d_modle is not a field; did you mean 'd_model'"),
-    ({"parallel": {"layout": "ring"}}, "config.parallel.layout='ring' .*data, expert, fsdp"),
+    ({"parallel": {"layout": "ring"}}, "config.parallel.layout='ring' .*data, expert, expert_fsdp"),
     ({"parallel": {"data": 3}}, "config.parallel has data=3, .*does not fit 8 devices"),
     ({"parallel": {"layout": "expert", "data": 1, "expert": 8}}, "experts=4 .*'expert' of size 8"),
     ({"model": {"activation": "tanh"}}, "config.model.activation='tanh' .*geglu"),

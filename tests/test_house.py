@@ -16,6 +16,7 @@ FLOORS = {
     "errors": 0,
     "cache": 0,
     "columns": 0,
+    "compiler_options": 0,
     "paths": 0,
     "platform": 0,
     "process_memory": 0,

@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Shaped
 
+from cartesian_moe_jax.compiler_options import STEP, options_of
 from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.data.loader import evaluation_batches
 from cartesian_moe_jax.data.parts import Part
@@ -49,10 +50,15 @@ class Evaluator:
         self.config, self.mesh, self.tokenizer = config, mesh, tokenizer
         self.validation = tuple(validation)
         self.skeleton = abstract_model(config.model, layout)
-        self._step = jax.jit(make_evaluation_step(self.skeleton, config.model))
+        options = options_of(STEP)
+        self._step = jax.jit(
+            make_evaluation_step(self.skeleton, config.model), compiler_options=options
+        )
         # Replicated, so that every process can read the whole of it.
         self._counting_step = jax.jit(
-            make_counting_step(self.skeleton), out_shardings=replicated(mesh)
+            make_counting_step(self.skeleton),
+            out_shardings=replicated(mesh),
+            compiler_options=options,
         )
 
     def place(self, rows: Shaped[np.ndarray, "batch ..."]) -> jax.Array:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-import jax
 from jaxtyping import Array, Float, Int
 
 from cartesian_moe_jax.kernels.activations import Activation, get_activation
@@ -13,6 +12,7 @@ from cartesian_moe_jax.kernels.reference import reference_feed_forward
 from cartesian_moe_jax.kernels.tiled import tiled_feed_forward
 from cartesian_moe_jax.kernels.weights import FeedForwardWeights
 from cartesian_moe_jax.platform import target_platform
+from cartesian_moe_jax.varying import vary_alike
 
 Backend = Callable[
     [Float[Array, "rows d_model"], Int[Array, "experts"], FeedForwardWeights, Activation],
@@ -67,7 +67,7 @@ def grouped_feed_forward(
             f"must be {'an array' if chosen.gated else 'None'} for activation={activation!r}"
         )
     run = get_backend(backend)
-    rows, group_sizes, weights = _vary_alike((rows, group_sizes, weights))
+    rows, group_sizes, weights = vary_alike((rows, group_sizes, weights))
     return run(rows, group_sizes, weights, chosen)
 
 
@@ -78,25 +78,3 @@ def get_backend(name: str) -> Backend:
     if name not in BACKENDS:
         raise ValueError(f"backend={name!r}: must be one of auto, {', '.join(BACKENDS)}")
     return BACKENDS[name]
-
-
-def _vary_alike(
-    arrays: tuple[Float[Array, "rows d_model"], Int[Array, "experts"], FeedForwardWeights],
-) -> tuple[Float[Array, "rows d_model"], Int[Array, "experts"], FeedForwardWeights]:
-    """Inside `jax.shard_map`: makes all arrays vary over the mesh axes that any varies over.
-
-    A custom gradient must vary as its argument does; casting first leaves the sum over devices
-    of an argument that they share to the gradient of the cast.
-    """
-    varying = [_varying_axes(leaf) for leaf in jax.tree.leaves(arrays)]
-    axes = frozenset[str]().union(*varying)
-
-    def cast(array: Array) -> Array:
-        missing = tuple(sorted(axes - _varying_axes(array)))
-        return jax.lax.pcast(array, missing, to="varying") if missing else array
-
-    return jax.tree.map(cast, arrays)
-
-
-def _varying_axes(array: Array) -> frozenset[str]:
-    return jax.typeof(array).manual_axis_type.varying

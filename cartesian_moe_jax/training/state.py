@@ -9,16 +9,12 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, ArrayLike, Float, Int, UInt32
 
+from cartesian_moe_jax.compiler_options import RUN_ONCE, options_of
 from cartesian_moe_jax.config import ModelConfig
 from cartesian_moe_jax.models.build import build_model
 from cartesian_moe_jax.models.parameters import named_parameters, parameter_shardings, trainable
 from cartesian_moe_jax.parallel.layouts import Layout
 from cartesian_moe_jax.parallel.mesh import replicated
-
-_RUN_ONCE = {
-    "cpu": {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-}
-"""Compiler options of a program that runs once: on CPU, optimising it takes longer than running."""
 
 
 class TrainState(NamedTuple):
@@ -75,5 +71,5 @@ def make_create_state(
     return jax.jit(
         lambda seed: init_state(config, layout, optimizer, seed),
         out_shardings=where,
-        compiler_options=_RUN_ONCE.get(jax.default_backend()),
+        compiler_options=options_of(RUN_ONCE),
     )

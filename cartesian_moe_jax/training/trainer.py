@@ -9,6 +9,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
+from cartesian_moe_jax.compiler_options import STEP, options_of
 from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.data.loader import training_batches
 from cartesian_moe_jax.data.prepared import PreparedData
@@ -41,7 +42,12 @@ class Trainer:
             config.model, self.layout, self.optimizer, self.mesh
         )
         where = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
-        self.jitted_step = jax.jit(self._step, donate_argnums=0, out_shardings=(where, None))
+        self.jitted_step = jax.jit(
+            self._step,
+            donate_argnums=0,
+            out_shardings=(where, None),
+            compiler_options=options_of(STEP),
+        )
 
     def _step(
         self, state: TrainState, tokens: Int[Array, "batch seq_plus_1"], rates: Rates
