@@ -83,8 +83,10 @@ def parts(
             (experts, rows),
         ),
         "combine": (
-            lambda rows, weights: EXCHANGE.combine(rows, plan._replace(weights=weights)),
-            (rows, plan.weights),
+            lambda rows, weights: EXCHANGE.combine(
+                rows, plan._replace(pairs=plan.pairs._replace(weights=weights))
+            ),
+            (rows, plan.pairs.weights),
         ),
         "shared expert": (lambda shared, x: shared.mix(x, x), (sublayer.shared_expert, x)),
     }
