@@ -129,6 +129,18 @@ def study(arguments: argparse.Namespace) -> None:
     run_study(config, as_path(arguments.workdir), merged, report_only=arguments.report_only)
 
 
+def compare_layouts(arguments: argparse.Namespace) -> None:
+    """Compile a preset's training step in every layout, for chips that need not be here."""
+    from cartesian_moe_jax.study.layouts.command import Options, run_comparison
+
+    given = vars(arguments)
+    options = Options(**{name: given[name] for name in Options._fields})
+    name = next(
+        (a for a in arguments.config_arguments if a.startswith("--config=")), "the defaults"
+    )
+    run_comparison(_config(arguments.config_arguments), name.removeprefix("--config="), options)
+
+
 def _data_config(arguments: argparse.Namespace) -> DataConfig:
     """Return config.data of the --config arguments, the defaults without them."""
     data = _config(arguments.config_arguments).data
@@ -198,6 +210,15 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--seeds", help="in place of config.study.seeds")
     verb.add_argument("--merge", default="", help="other --workdirs whose records are taken in")
     verb.add_argument("--report_only", action="store_true", help="train nothing")
+    verb = add(compare_layouts, takes_config=True)
+    verb.add_argument("--target", required=True, help="cpu:8, local, tpu:v5p:4x4x4, gpu:h200:1x8")
+    verb.add_argument("--layouts", default="", help="names joined by commas; all if not given")
+    verb.add_argument("--exchanges", default="", help="tried in turn, in place of the layouts' own")
+    verb.add_argument("--search", action="store_true", help="try other meshes too")
+    verb.add_argument("--run", dest="measured", action="store_true", help="and time it: cpu, local")
+    verb.add_argument("--json", default="", help="a file to write the numbers to")
+    verb.add_argument("--picture", default="", help="an SVG file to draw the table to")
+    verb.add_argument("--python", default="", help="that compiles: with jax[cuda13], for gpu")
     verb = add(convert)
     verb.add_argument("--from", dest="source", required=True, help="a run, or an official one")
     verb.add_argument("--to", required=True, help="a folder that is not there yet")

@@ -108,12 +108,13 @@ def check_trainable(config: Config) -> None:
 
 def _checked(config: Config) -> tuple[Mesh, Layout, optax.GradientTransformation]:
     mesh = mesh_of(config)
-    _check_batch(config, batch_parts(mesh))
+    check_batch(config, batch_parts(mesh))
     layout = layout_of(config.parallel)
     return mesh, layout, make_optimizer(config.optimizer, config.training.steps)
 
 
-def _check_batch(config: Config, parts: int) -> None:
+def check_batch(config: Config, parts: int) -> None:
+    """Raise UserError if the batch does not divide into so many parts."""
     training = config.training
     if training.batch_size % (training.accumulate * parts):
         raise UserError(

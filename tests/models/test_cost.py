@@ -87,10 +87,20 @@ def test_the_verb_prints_a_table_and_writes_json(tmp_path, capsys):
     assert "842,051,340" in rows["fine_grained"]
 
 
+@pytest.mark.parametrize("size, billions", [("30b", 30), ("120b", 120)])
+def test_the_large_presets_have_the_size_of_their_name(size, billions, tmp_path):
+    file = tmp_path / "budget.json"
+    run(f"--config=configs/scale.py:{size},cartesian", f"--json={file}")
+    whole = json.loads(file.read_text())["all"]
+    assert whole["total_parameters"] == pytest.approx(billions * 1e9, rel=0.01)
+    assert whole["active_parameters"] < whole["total_parameters"] / 6
+
+
 @pytest.mark.parametrize(
     "arguments, words",
     [
         (["--config=configs/quickstart.py", "--all_methods"], "FILE:SIZE,METHOD"),
+        (["--config=configs/scale.py:30b"], "scale.py:30b is not SIZE,METHOD"),
         (["--config=configs/paper.py:huge,cartesian"], "'huge' is unknown"),
         (["--config=configs/paper.py:base,best"], "'best' is unknown"),
     ],

@@ -1,0 +1,1 @@
+"""Compare layouts: what each costs on a target, from the compiled program of its train step."""
