@@ -12,6 +12,7 @@ from cartesian_moe_jax.moe.dispatch.copies import (
     cut_into_buckets,
     kept_pairs,
     only_here,
+    read_labels,
     send,
     sum_of_copies,
 )
@@ -57,9 +58,8 @@ class AllToAllExchange:
         copies = cut_into_buckets(copies, sizes, bucket)
         has_row = copies.position < devices * bucket
         routing, not_sent = kept_pairs(routing, copies, has_row, num_experts)
-        x, sent = send(x, routing, copies, num_experts)
-        x, *received = (self._swap(a) for a in (x, *sent))
-        routing = only_here(Routing(*received), self.axis, here)
+        x, labels = map(self._swap, send(x, routing, copies, num_experts))
+        routing = only_here(read_labels(labels, num_experts), self.axis, here)
         limit = bound(tokens * slots, routing.expert_ids.size, factor)
         rows, group_sizes, plan = rows_by_expert(x, routing, here, limit)
         return rows, group_sizes, CopiesPlan(plan, copies, not_sent + plan.dropped)
@@ -70,5 +70,5 @@ class AllToAllExchange:
         """Send one sum per copy back to where it came from."""
         return sum_of_copies(self._swap(back_to_tokens(rows, plan.here)), plan.copies)
 
-    def _swap(self, buckets: Float[Array, "rows ..."] | Int[Array, "rows ..."]) -> Array:
+    def _swap(self, buckets: Float[Array, "rows ..."]) -> Float[Array, "rows ..."]:
         return jax.lax.all_to_all(buckets, self.axis, split_axis=0, concat_axis=0, tiled=True)

@@ -57,17 +57,21 @@ def cut_into_buckets(copies: Copies, sizes: Int[Array, "devices"], bucket: int) 
 
 
 def send(
-    x: Float[Array, "tokens d_model"], routing: Routing, copies: Copies, unused: int
-) -> tuple[Float[Array, "rows d_model"], Routing]:
-    """Return the rows to be sent, and the routing that travels with them.
-
-    ``unused``: the id of an unused slot, which rows without a copy have throughout.
-    """
+    x: Float[Array, "tokens d_model"], routing: Routing, copies: Copies, num_experts: int
+) -> tuple[Float[Array, "rows d_model"], Float[Array, "rows labels"]]:
+    """Return the rows to be sent, and the labels that travel with them: see ``read_labels``."""
     order, position, _ = copies
-    token = jnp.where(order < position.size, order // position.shape[1], position.shape[0])
-    rows, weights = (gather_rows(a, order, position, True) for a in (x, routing.weights))
-    ids = take(routing.expert_ids, token, holes=True, hole=unused)
-    return rows, Routing(ids, weights, jnp.zeros_like(weights))
+    # Small whole numbers, as floats; that of an unused slot is 0, as where no row is written.
+    experts = jax.lax.stop_gradient((num_experts - routing.expert_ids).astype(jnp.float32))
+    labels = jnp.concatenate([routing.weights.astype(jnp.float32), experts], axis=1)
+    return gather_rows(x, order, position, True), gather_rows(labels, order, position, True)
+
+
+def read_labels(labels: Float[Array, "rows labels"], num_experts: int) -> Routing:
+    """Return the routing of rows that came from ``send``."""
+    weights, experts = jnp.split(labels, 2, axis=1)
+    ids = num_experts - jax.lax.stop_gradient(experts).astype(jnp.int32)
+    return Routing(ids, weights, weights)
 
 
 def sum_of_copies(

@@ -4,14 +4,14 @@ import dataclasses
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Int
 
 from cartesian_moe_jax.moe.dispatch.copies import (
     Copies,
     copies_by_device,
     kept_pairs,
     only_here,
+    read_labels,
     send,
     sum_of_copies,
 )
@@ -58,10 +58,9 @@ class RaggedExchange:
         chunks = Chunks.of(jax.lax.all_gather(sizes, self.axis), most)
         has_row = chunks.travels(copies.position, jax.lax.axis_index(self.axis))
         routing, not_sent = kept_pairs(routing, copies, has_row, num_experts)
-        x, sent = send(x, routing, copies, num_experts)
-        x, weights = (self._swap(a, most, chunks) for a in (x, sent.weights))
-        ids = self._swap(sent.expert_ids, most, chunks, filled=num_experts)
-        routing = only_here(Routing(ids, weights, weights), self.axis, here)
+        sent = send(x, routing, copies, num_experts)
+        x, labels = (ragged_swap(rows, chunks, most, self.axis) for rows in sent)
+        routing = only_here(read_labels(labels, num_experts), self.axis, here)
         limit = bound(tokens * slots, routing.expert_ids.size, factor)
         rows, group_sizes, plan = rows_by_expert(x, routing, here, limit)
         return rows, group_sizes, RaggedPlan(plan, copies, chunks, not_sent + plan.dropped)
@@ -71,11 +70,6 @@ class RaggedExchange:
     ) -> Float[Array, "tokens d_model"]:
         """Send one sum per copy back to where it came from."""
         partial = back_to_tokens(rows, plan.here)
-        returned = self._swap(partial, plan.copies.order.shape[0], plan.chunks.returning())
+        sent = plan.copies.order.shape[0]
+        returned = ragged_swap(partial, plan.chunks.returning(), sent, self.axis)
         return sum_of_copies(returned, plan.copies)
-
-    def _swap(
-        self, rows: Shaped[Array, "rows ..."], size: int, chunks: Chunks, filled: int = 0
-    ) -> Shaped[Array, "received ..."]:
-        output = jnp.full((size, *rows.shape[1:]), filled, rows.dtype)
-        return ragged_swap(rows, output, chunks, self.axis)

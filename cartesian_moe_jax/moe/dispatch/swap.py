@@ -1,13 +1,15 @@
 """Rows in chunks of any size from every device to every other: ragged all-to-all."""
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from cartesian_moe_jax.moe.dispatch.sort import take
 from cartesian_moe_jax.platform import target_platform
+from cartesian_moe_jax.varying import vary_alike
 
 
 class Chunks(NamedTuple):
@@ -39,42 +41,48 @@ class Chunks(NamedTuple):
         return jnp.any((row >= first) & (row < last), axis=-1)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def ragged_swap(
-    rows: Shaped[Array, "rows ..."],
-    output: Shaped[Array, "received ..."],
-    chunks: Chunks,
-    axis: str,
+    rows: Shaped[Array, "rows ..."], chunks: Chunks, size: int, axis: str
 ) -> Shaped[Array, "received ..."]:
-    """Return ``output`` with the chunks that come to this device written into it."""
+    """Return the chunks that come to this device, in ``size`` rows; zeros elsewhere."""
     me = jax.lax.axis_index(axis)
     if target_platform() == "cpu":
-        return _emulated(rows, output, chunks, axis, me)
-    return jax.lax.ragged_all_to_all(
-        rows,
-        output,
-        chunks.sent_from[me],
-        chunks.sizes[me],
-        chunks.sent_to[me],
-        chunks.sizes[:, me],
-        axis_name=axis,
-    )
+        return _emulated(rows, chunks, size, axis, me)
+    output = jnp.zeros((size, *rows.shape[1:]), rows.dtype)
+    place = (chunks.sent_from[me], chunks.sizes[me], chunks.sent_to[me], chunks.sizes[:, me])
+    rows, output, place = vary_alike((rows, output, place))
+    return jax.lax.ragged_all_to_all(rows, output, *place, axis_name=axis)
+
+
+def _forward(
+    rows: Shaped[Array, "rows ..."], chunks: Chunks, size: int, axis: str
+) -> tuple[Shaped[Array, "received ..."], tuple[Chunks, Shaped[Array, "rows 0"]]]:
+    # An array without elements remembers how many rows there were.
+    return ragged_swap(rows, chunks, size, axis), (chunks, rows.reshape(len(rows), -1)[:, :0])
+
+
+def _backward(
+    size: int,
+    axis: str,
+    residuals: tuple[Chunks, Shaped[Array, "rows 0"]],
+    gradient: Float[Array, "received ..."],
+) -> tuple[Float[Array, "rows ..."], None]:
+    chunks, like = residuals
+    return ragged_swap(gradient, chunks.returning(), len(like), axis), None
+
+
+ragged_swap.defvjp(_forward, _backward)
 
 
 def _emulated(
-    rows: Shaped[Array, "rows ..."],
-    output: Shaped[Array, "received ..."],
-    chunks: Chunks,
-    axis: str,
-    me: Int[Array, ""],
+    rows: Shaped[Array, "rows ..."], chunks: Chunks, size: int, axis: str, me: Int[Array, ""]
 ) -> Shaped[Array, "received ..."]:
     """The same from a gather of all rows: XLA:CPU has no ragged all-to-all."""
     every = jax.lax.all_gather(rows, axis, axis=0, tiled=True)
-    first, size = chunks.sent_to[:, me], chunks.sizes[:, me]
-    row = jnp.arange(output.shape[0])[:, None]
-    is_in = (row >= first) & (row < first + size)
+    first, sizes = chunks.sent_to[:, me], chunks.sizes[:, me]
+    row = jnp.arange(size)[:, None]
+    is_in = (row >= first) & (row < first + sizes)
     source = jnp.argmax(is_in, axis=1)
-    index = source * rows.shape[0] + row[:, 0] - first[source] + chunks.sent_from[source, me]
-    found = jnp.any(is_in, axis=1)
-    values = take(every, jnp.where(found, index, every.shape[0]), holes=True)
-    shape = (-1,) + (1,) * (output.ndim - 1)
-    return jnp.where(found.reshape(shape), values, output)
+    index = source * len(rows) + row[:, 0] - first[source] + chunks.sent_from[source, me]
+    return take(every, jnp.where(jnp.any(is_in, axis=1), index, len(every)), holes=True)
