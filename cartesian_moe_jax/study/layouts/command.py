@@ -59,7 +59,17 @@ def run_comparison(config: Config, name: str, options: Options) -> None:
         _searched(target) if options.search else None,
         target.cells,
     )
-    rows = list(_told(rows_of(configs, target, setup, run=options.measured), len(configs)))
+    rows: list[Row] = []
+    try:
+        for row in _told(rows_of(configs, target, setup, run=options.measured), len(configs)):
+            rows.append(row)
+    finally:  # a comparison that is stopped says what it has
+        if rows:
+            _report(title, rows, options)
+
+
+def _report(title: str, rows: Sequence[Row], options: Options) -> None:
+    """Print the table, and write the files that are asked for."""
     print(comparison(rows))
     best = _best_of_each(rows)
     if any(row.collectives for row in best):

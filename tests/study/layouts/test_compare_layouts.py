@@ -12,8 +12,9 @@ import pytest
 
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.parallel.targets import parse_target
-from cartesian_moe_jax.study.layouts import jobs
+from cartesian_moe_jax.study.layouts import command, jobs
 from cartesian_moe_jax.study.layouts.command import Options, run_comparison
+from cartesian_moe_jax.study.layouts.row import Row
 from cartesian_moe_jax.study.layouts.setups import setup_of
 from tests import tiny
 
@@ -36,8 +37,8 @@ SMALL = (
 
 
 def compare(*arguments):
-    command = [sys.executable, "-m", "cartesian_moe_jax", "compare_layouts", *SMALL, *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    whole = [sys.executable, "-m", "cartesian_moe_jax", "compare_layouts", *SMALL, *arguments]
+    return subprocess.run(whole, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 def test_the_verb_compiles_and_runs_layouts_and_says_what_they_cost(tmp_path):
@@ -128,13 +129,26 @@ def test_a_compiler_that_dies_costs_one_row(tmp_path, monkeypatch):
     assert "SIGABRT" in dead.reason and "Check failed: it broke" in dead.reason
 
 
+def test_a_comparison_that_is_stopped_prints_what_it_has(tmp_path, monkeypatch, capsys):
+    def rows_then_stop(*arguments, **options):
+        yield Row("fsdp", reason="it was too large")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "rows_of", rows_then_stop)
+    file = tmp_path / "rows.json"
+    with pytest.raises(KeyboardInterrupt):
+        run_comparison(tiny.config(), "tiny", Options("cpu:2", json=str(file)))
+    assert "it was too large" in capsys.readouterr().out
+    assert [row["layout"] for row in json.loads(file.read_text())["rows"]] == ["fsdp"]
+
+
 def test_the_compiling_process_ends_with_the_one_that_asks():
     # A shell starts it and is gone; its input stays open, and so does its output while it lives.
-    command = f"exec 3<&0; {sys.executable} -m {jobs.WORKER} cpu:2 $$ <&3 & sleep 0.2"
+    started = f"exec 3<&0; {sys.executable} -m {jobs.WORKER} cpu:2 $$ <&3 & sleep 0.2"
     target = parse_target("cpu:2")
     environment = setup_of(target).environment
     with subprocess.Popen(
-        ["sh", "-c", command],
+        ["sh", "-c", started],
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
