@@ -49,12 +49,12 @@ _TENSOR = dict.fromkeys(("heads", "d_ff", "d_expert", "vocab"), TENSOR)
 LAYOUTS: Mapping[str, Layout] = {
     "data": Layout({}),
     "fsdp": Layout(_FSDP, fills=("fsdp",)),
-    "expert": Layout(_EXPERT, "gather", fills=(EXPERT, "data")),
+    "expert": Layout(_EXPERT, "all_to_all", fills=(EXPERT, "data")),
     "expert_fsdp": Layout(
-        _EXPERT | _FSDP | {"d_model": ("fsdp", EXPERT)}, "gather", fills=(EXPERT, "fsdp")
+        _EXPERT | _FSDP | {"d_model": ("fsdp", EXPERT)}, "all_to_all", fills=(EXPERT, "fsdp")
     ),
     "tensor": Layout(_TENSOR, fills=(TENSOR, "data")),
-    "expert_tensor": Layout(_TENSOR | _EXPERT, "gather", fills=(TENSOR, EXPERT, "data")),
+    "expert_tensor": Layout(_TENSOR | _EXPERT, "all_to_all", fills=(TENSOR, EXPERT, "data")),
 }
 """The layouts that ``config.parallel.layout`` names."""
 

@@ -105,7 +105,7 @@ def test_layouts_that_cannot_be(fields, words):
         ({"exchange": "gather"}, ["config.parallel.exchange='gather'", "must split experts"]),
         (
             {"layout": "expert", "rules": "d_model=fsdp"},
-            ["config.parallel.exchange='gather'", "or the exchange be local"],
+            ["config.parallel.exchange='all_to_all'", "or the exchange be local"],
         ),
     ],
 )

@@ -132,7 +132,7 @@ class _Reader:
         assumed: bool,
     ) -> Collective:
         groups = groups_of(instruction.attributes, len(self.places))
-        sent = self._sent(kind, computation.operand_bytes(instruction), groups).times(times)
+        sent = self._sent(kind, computation.bytes_put_in(instruction), groups).times(times)
         share = near_share(groups, self.places, self.links)
         axes, name = axes_of(groups, self.mesh), computation.origin(instruction)
         return Collective(kind, axes, times, sent.near, sent.far, share, name, assumed)

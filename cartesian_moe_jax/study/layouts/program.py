@@ -66,6 +66,16 @@ class Computation:
         """Return the size of all that an instruction takes."""
         return sum(self.instructions[name].bytes() for name in instruction.operands)
 
+    def bytes_put_in(self, instruction: Instruction) -> int | float:
+        """Return the size of what a collective is given to send.
+
+        Behind the rows of a ragged all-to-all come the buffer that it fills and the places of the
+        chunks. No more than the smaller of rows and buffer can travel, on average.
+        """
+        if instruction.opcode.startswith("ragged-all-to-all"):
+            return min(self.instructions[name].bytes() for name in instruction.operands[:2])
+        return self.operand_bytes(instruction)
+
     def origin(self, instruction: Instruction) -> str:
         """Return an instruction's op_name; of one without, that of what it reads."""
         near = [instruction]

@@ -190,3 +190,23 @@ def test_a_loop_whose_end_is_not_known_is_assumed():
     )
     gathered, _ = collectives_of(program, {"all": 8}, [Place(0)] * 8, assumed_trips=11)
     assert (gathered.count, gathered.assumed) == (11, True)
+
+
+RAGGED = """\
+HloModule step
+
+ENTRY %main (rows: f32[8,16], buffer: f32[BUFFER,16], places: s32[8]) -> f32[BUFFER,16] {
+  %rows = f32[8,16]{1,0} parameter(0)
+  %buffer = f32[BUFFER,16]{1,0} parameter(1)
+  %places = s32[8]{0} parameter(2)
+  ROOT %out = f32[BUFFER,16] ragged-all-to-all(%rows, %buffer, %places), replica_groups=[1,8]<=[8]
+}
+"""
+
+
+@pytest.mark.parametrize(("buffer", "travels"), [(16, 8), (4, 4)])
+def test_a_ragged_all_to_all_sends_rows_and_not_the_buffer_it_fills(buffer, travels):
+    program = read_program(RAGGED.replace("BUFFER", str(buffer)))
+    (swapped,) = collectives_of(program, {"all": 8}, [Place(0)] * 8)
+    assert (swapped.kind, swapped.count) == ("ragged-all-to-all", 1)
+    assert swapped.near_bytes == travels * 16 * 4 * 7 / 8

@@ -43,7 +43,7 @@ def compare(*arguments):
 
 def test_the_verb_compiles_and_runs_layouts_and_says_what_they_cost(tmp_path):
     files = (f"--json={tmp_path / 'rows.json'}", f"--picture={tmp_path / 'rows.svg'}")
-    done = compare("--target=cpu:4", "--layouts=fsdp,expert", "--run", *files)
+    done = compare("--target=cpu:4", "--layouts=fsdp,expert", "--exchanges=gather", "--run", *files)
     assert done.returncode == 0, done.stderr
     assert "the vocabulary of bytes" in done.stdout
     rows = {row["layout"]: row for row in json.loads((tmp_path / "rows.json").read_text())["rows"]}

@@ -58,22 +58,40 @@ SUMS = {
 """The mesh axes that are summed over."""
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_layout_sends_what_it_must(layout):
+def counts_of(layout, exchange):
+    """The row of a layout, and how often each kind of collective runs along which axes."""
     moe = {"interval": 1, "backend": "reference", "shared_expert": False}
     config = tiny.config(
         model={"num_layers": 1, "moe": moe},
-        parallel={"data": 0, "layout": layout} | MESHES.get(layout, {}),
+        parallel={"data": 0, "layout": layout, "exchange": exchange} | MESHES.get(layout, {}),
         optimizer={"name": "sgd", "clip_norm": 0.0},  # less to compile
     )
     row = compare_case(config, parse_target("cpu:8"))
     assert not row.reason
-    counts = {(c.kind, "+".join(c.axes)): c.count for c in row.collectives}
+    return row, {(c.kind, "+".join(c.axes)): c.count for c in row.collectives}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_layout_sends_what_it_must(layout):
+    has_experts = "expert" in MESHES.get(layout, {})
+    row, counts = counts_of(layout, "gather" if has_experts else "")
     sums = {axes for kind, axes in counts if kind == "all-reduce"}
     assert {key: n for key, n in counts.items() if key[0] != "all-reduce"} == EXPECTED[layout]
     assert sums == SUMS[layout]
-    if "expert" in MESHES.get(layout, {}):
+    if has_experts:
         # Rows go to all 3 others, with ids and weights; 2 of 4 experts are on half of them.
         needed = 3 * (1 - (3 * 2) / (4 * 3))
         sent = 3 * (4 * 16 + 3 * 2) / (4 * 16)
         assert row.exchange_bytes / row.least_exchange_bytes == pytest.approx(sent / needed)
+
+
+def test_all_to_all_sends_rows_and_labels_there_and_rows_back():
+    row, counts = counts_of("expert", "all_to_all")
+    # In two sub-layers, forward and backward; nothing else moves along the expert axis but sums.
+    assert {key: n for key, n in counts.items() if key[0] != "all-reduce"} == {
+        ("all-to-all", "expert"): 2 * (3 + 3)
+    }
+    # Two even shares are all rows, to each of 3 others; labels are 2 floats a slot, one way.
+    needed = 3 * (1 - (3 * 2) / (4 * 3))
+    sent = 3 * (4 * 16 + 4 * 4 / 2) / (4 * 16)
+    assert row.exchange_bytes / row.least_exchange_bytes == pytest.approx(sent / needed)
