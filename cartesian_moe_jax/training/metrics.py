@@ -53,3 +53,8 @@ def worst_load(metrics: dict[str, float]) -> float | None:
     """Return the largest load over ideal load of any expert, or None without MoE layers."""
     loads = [value for name, value in metrics.items() if name.endswith("/load_max")]
     return max(loads) if loads else None
+
+
+def worst_dropped(metrics: dict[str, float]) -> float:
+    """Return the largest share of pairs that a sub-layer's exchange dropped; 0 without any."""
+    return max((v for name, v in metrics.items() if name.endswith("/dropped")), default=0.0)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from tqdm import tqdm
 
-from cartesian_moe_jax.training.metrics import worst_load
+from cartesian_moe_jax.training.metrics import worst_dropped, worst_load
 
 FORMAT = "step {n_fmt}/{total_fmt} |{bar:20}| {desc}left {remaining}"
 
@@ -40,6 +40,8 @@ class Progress:
             parts.append(f"{metrics['tokens_per_second']:,.0f} tokens/s")
         if (load := worst_load(metrics)) is not None:
             parts.append(f"busiest expert {load:.2f}x even")
+        if (dropped := worst_dropped(metrics)) > 0:
+            parts.append(f"dropped {dropped:.1%}")
         self._bar.set_description_str("  ".join(parts) + "  ", refresh=False)
 
     def line(self, text: str) -> None:
