@@ -14,7 +14,8 @@ from cartesian_moe_jax.parallel.device_order import arrange
 from cartesian_moe_jax.parallel.layouts import layout_of
 
 FAST_GROUP = 8
-"""Most devices on the tensor axis that are used unasked: every layer waits for its sums twice."""
+"""Most devices on the expert and tensor axes that are used unasked: a host of GPUs. Tensor's sums
+are waited for in every layer, and the more devices hold experts, the more a token has to visit."""
 
 
 def mesh_of(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -38,7 +39,8 @@ def make_mesh(
 
 def useful_sizes(model: ModelConfig) -> dict[str, int]:
     """Return how many devices a model can use along the axes that split its parts."""
-    return {EXPERT: model.moe.num_experts, TENSOR: math.gcd(model.num_heads, FAST_GROUP)}
+    most = {EXPERT: model.moe.num_experts, TENSOR: model.num_heads}
+    return {axis: math.gcd(size, FAST_GROUP) for axis, size in most.items()}
 
 
 def mesh_sizes(parallel: ParallelConfig, devices: int, useful: Mapping[str, int]) -> dict[str, int]:

@@ -4,7 +4,13 @@ import pytest
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.moe.dispatch import exchange_of
 from cartesian_moe_jax.parallel.layouts import LAYOUTS, Layout, layout_of, partition_spec
-from cartesian_moe_jax.parallel.mesh import batch_shares, current_mesh, make_mesh, mesh_sizes
+from cartesian_moe_jax.parallel.mesh import (
+    batch_shares,
+    current_mesh,
+    make_mesh,
+    mesh_sizes,
+    useful_sizes,
+)
 from tests import tiny
 from tests.messages import message_of
 
@@ -68,6 +74,12 @@ USEFUL = {"expert": 4, "tensor": 2}
 )
 def test_sizes_that_the_layout_gives(fields, sizes):
     assert tuple(mesh_sizes(tiny.parallel(**fields), 16, USEFUL).values()) == sizes
+
+
+@pytest.mark.parametrize(("experts", "heads", "sizes"), [(16, 4, (8, 4)), (6, 12, (2, 4))])
+def test_what_a_model_can_use_divides_it_and_fits_a_host(experts, heads, sizes):
+    config = tiny.model_config(d_model=48, num_heads=heads, moe={"num_experts": experts})
+    assert tuple(useful_sizes(config).values()) == sizes
 
 
 def test_sizes_that_leave_devices_over():
