@@ -69,7 +69,8 @@ def run(program, *arguments, tunables=None):
 def test_what_one_thread_freed_the_next_gets_again():
     kept, blocks, resident, advised = json.loads(run(PROGRAM).stdout)
     assert kept
-    assert len(set(blocks)) == 1
+    # The same 100 MB, but for small things that were put before them meanwhile.
+    assert max(blocks) - min(blocks) < 1_000_000
     assert resident > 90_000
     assert advised == HUGE_PAGES.exists()
 
