@@ -22,6 +22,20 @@ class Activation:
         """The hidden values: function(gate) * up if gated (`gate` is given), else function(up)."""
         return self.function(up) if gate is None else self.function(gate) * up
 
+    def keep_and_activate(self, *pre: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], ...]:
+        """What enters, (gate, up) or (up,), and after it the hidden values."""
+        return (*pre, self._hidden(*pre))
+
+    def recompute_and_pull(
+        self, d_hidden: Float[Array, "*shape"], *pre: Float[Array, "*shape"]
+    ) -> tuple[Float[Array, "*shape"], ...]:
+        """The hidden values again, and after them the gradients of (gate, up) or (up,)."""
+        hidden, pull = jax.vjp(self._hidden, *pre)
+        return (hidden, *pull(d_hidden))
+
+    def _hidden(self, *pre: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        return self.hidden(pre[0] if self.gated else None, pre[-1])
+
 
 # The Gaussian error linear unit itself, not its tanh approximation.
 _exact_gelu = functools.partial(jax.nn.gelu, approximate=False)

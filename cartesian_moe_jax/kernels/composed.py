@@ -13,6 +13,12 @@ from cartesian_moe_jax.kernels.activations import Activation
 from cartesian_moe_jax.kernels.pre_activation import PreActivation
 from cartesian_moe_jax.kernels.weights import FeedForwardWeights
 
+Rows = Float[Array, "rows ..."]
+Stacked = Float[Array, "experts ..."]
+Sizes = Int[Array, "experts"]
+Finish = Callable[..., tuple[Rows, ...]]
+"""What becomes of products before they are written: elementwise, in float32. Hashable."""
+
 
 class GroupedMatmul(NamedTuple):
     """A matmul whose weights change from group to group of rows, and its two gradients.
@@ -22,29 +28,60 @@ class GroupedMatmul(NamedTuple):
     but enter no sum.
     """
 
-    forward: Callable[
-        [
-            Float[Array, "rows inputs"],
-            Float[Array, "experts inputs outputs"],
-            Int[Array, "experts"],
-        ],
-        Float[Array, "rows outputs"],
-    ]
-    """Each row times its expert's weights; in the dtype of the rows."""
-    to_rows: Callable[
-        [
-            Float[Array, "rows outputs"],
-            Float[Array, "experts inputs outputs"],
-            Int[Array, "experts"],
-        ],
-        Float[Array, "rows inputs"],
-    ]
-    """Each row times its expert's weights, transposed; in the dtype of the rows."""
-    to_weights: Callable[
-        [Float[Array, "rows inputs"], Float[Array, "rows outputs"], Int[Array, "experts"]],
-        Float[Array, "experts inputs outputs"],
-    ]
+    forward: Callable[[Rows, tuple[Stacked, ...], Sizes, Finish], tuple[Rows, ...]]
+    """finish(*products), each row times its expert's weights; in the dtype of the rows.
+
+    With several weights, each gives a product of its own.
+    """
+    to_rows: Callable[..., tuple[Rows, ...]]
+    """to_rows(d_outputs, weights, group_sizes, finish, *beside) -> finish(product, *beside).
+
+    The product is each row of d_outputs times its expert's weights, transposed. Both are tuples of
+    one length, over which it is summed. In the dtype of d_outputs.
+    """
+    to_weights: Callable[[Rows, Rows, Sizes], Stacked]
     """The sum over an expert's rows of the outer products, zeros without rows; in float32."""
+
+
+Multiply = Callable[[Rows, Stacked, Sizes, bool], Rows]
+"""multiply(rows, weights, group_sizes, transposed): one product, in the dtype of the rows."""
+
+
+def forward_by(multiply: Multiply) -> Callable[..., tuple[Rows, ...]]:
+    """The forward leg of a matmul that finishes nothing itself: XLA does it in a second pass."""
+
+    def forward(
+        rows: Rows, weights: tuple[Stacked, ...], group_sizes: Sizes, finish: Finish
+    ) -> tuple[Rows, ...]:
+        products = [multiply(rows, weight, group_sizes, False) for weight in weights]
+        return _cast(finish(*_cast(products, jnp.float32)), rows.dtype)
+
+    return forward
+
+
+def to_rows_by(multiply: Multiply) -> Callable[..., tuple[Rows, ...]]:
+    """The leg to the rows of a matmul that neither sums products nor finishes them itself."""
+
+    def to_rows(
+        d_outputs: tuple[Rows, ...],
+        weights: tuple[Stacked, ...],
+        group_sizes: Sizes,
+        finish: Finish,
+        *beside: Rows,
+    ) -> tuple[Rows, ...]:
+        products = [
+            multiply(d_output, weight, group_sizes, True)
+            for d_output, weight in zip(d_outputs, weights, strict=True)
+        ]
+        product = sum(_cast(products[1:], jnp.float32), products[0].astype(jnp.float32))
+        return _cast(finish(product, *_cast(beside, jnp.float32)), d_outputs[0].dtype)
+
+    return to_rows
+
+
+def as_it_is(product: Rows) -> tuple[Rows]:
+    """Finishes nothing."""
+    return (product,)
 
 
 class Residuals(NamedTuple):
@@ -76,14 +113,11 @@ def _forward(
     activation: Activation,
 ) -> tuple[Float[Array, "rows d_model"], Residuals]:
     # The narrow weights are not kept: they would be a second copy, and casting again is cheap.
-    gate, up, down = _cast(weights, rows.dtype)
-    pre = PreActivation(
-        None if gate is None else matmul.forward(rows, gate, group_sizes),
-        matmul.forward(rows, up, group_sizes),
-    )
-    hidden = activation.hidden(*_cast(pre, jnp.float32)).astype(rows.dtype)
-    output = _keep_live(matmul.forward(hidden, down, group_sizes), group_sizes)
-    return output, Residuals(rows, group_sizes, weights, pre)
+    *into, down = _narrow(weights, rows.dtype)
+    *pre, hidden = matmul.forward(rows, tuple(into), group_sizes, activation.keep_and_activate)
+    (output,) = matmul.forward(hidden, (down,), group_sizes, as_it_is)
+    kept = PreActivation(pre[0] if activation.gated else None, pre[-1])
+    return _keep_live(output, group_sizes), Residuals(rows, group_sizes, weights, kept)
 
 
 def _backward(
@@ -93,23 +127,24 @@ def _backward(
     d_output: Float[Array, "rows d_model"],
 ) -> tuple[Float[Array, "rows d_model"], None, FeedForwardWeights]:
     rows, group_sizes, weights, pre = residuals
-    gate, up, down = _cast(weights, rows.dtype)
-    d_hidden = matmul.to_rows(d_output, down, group_sizes).astype(jnp.float32)
-    hidden, pull = jax.vjp(activation.hidden, *_cast(pre, jnp.float32))
-    hidden, d_gate, d_up = _cast((hidden, *pull(d_hidden)), rows.dtype)
-    d_rows = matmul.to_rows(d_up, up, group_sizes)
-    if gate is not None:
-        d_rows += matmul.to_rows(d_gate, gate, group_sizes)
-    d_weights = FeedForwardWeights(
-        None if gate is None else matmul.to_weights(rows, d_gate, group_sizes),
-        matmul.to_weights(rows, d_up, group_sizes),
-        matmul.to_weights(hidden, d_output, group_sizes),
+    *into, down = _narrow(weights, rows.dtype)
+    hidden, *d_pre = matmul.to_rows(
+        (d_output,), (down,), group_sizes, activation.recompute_and_pull, *jax.tree.leaves(pre)
     )
+    (d_rows,) = matmul.to_rows(tuple(d_pre), tuple(into), group_sizes, as_it_is)
+    d_into = [matmul.to_weights(rows, d_each, group_sizes) for d_each in d_pre]
+    d_down = matmul.to_weights(hidden, d_output, group_sizes)
+    d_weights = FeedForwardWeights(d_into[0] if activation.gated else None, d_into[-1], d_down)
     d_weights = jax.tree.map(lambda d, w: d.astype(w.dtype), d_weights, weights)
     return _keep_live(d_rows, group_sizes), None, d_weights
 
 
 composed_feed_forward.defvjp(_forward, _backward)
+
+
+def _narrow(weights: FeedForwardWeights, dtype: DTypeLike) -> list[Stacked]:
+    """(gate, up, down) or (up, down), in the dtype of the rows."""
+    return _cast(jax.tree.leaves(weights), dtype)
 
 
 def _cast(arrays: Any, dtype: DTypeLike) -> Any:

@@ -11,8 +11,13 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.megablox.gmm import gmm, tgmm
 from jaxtyping import Array, Float, Int
 
-from cartesian_moe_jax.kernels.composed import GroupedMatmul, composed_feed_forward
-from cartesian_moe_jax.kernels.library_kernels import call_library_kernel
+from cartesian_moe_jax.kernels.composed import (
+    GroupedMatmul,
+    composed_feed_forward,
+    forward_by,
+    to_rows_by,
+)
+from cartesian_moe_jax.kernels.opaque_call import opaque_call
 from cartesian_moe_jax.platform import target_platform
 
 _LANES = 128
@@ -76,15 +81,14 @@ def _multiply(
     choices = MATMUL_LIMITS[rows.dtype.itemsize]
     tile = tiling(rows.shape[0], weights.shape[0], rows.shape[1], outputs, choices)
     filled = _fill(rows, tile[0])
-    product = call_library_kernel(
-        gmm,
-        jax.ShapeDtypeStruct((filled.shape[0], outputs), rows.dtype),
+    (product,) = opaque_call(
+        _gmm,
+        (jax.ShapeDtypeStruct((filled.shape[0], outputs), rows.dtype),),
         filled,
         weights,
         group_sizes.astype(jnp.int32),
-        preferred_element_type=rows.dtype,
         tiling=tile,
-        transpose_rhs=transposed,
+        transposed=transposed,
         interpret=_interpret(),
     )
     return product[: rows.shape[0]]
@@ -98,26 +102,49 @@ def _to_weights(
     choices = WEIGHT_GRADIENT_LIMITS[rows.dtype.itemsize]
     tile = tiling(rows.shape[0], group_sizes.shape[0], rows.shape[1], d_outputs.shape[1], choices)
     shape = (group_sizes.shape[0], rows.shape[1], d_outputs.shape[1])
-    return call_library_kernel(
-        _sum_outer,
-        jax.ShapeDtypeStruct(shape, jnp.float32),
+    (product,) = opaque_call(
+        _tgmm,
+        (jax.ShapeDtypeStruct(shape, jnp.float32),),
         _fill(rows, tile[0]),
         _fill(d_outputs, tile[0]),
         group_sizes.astype(jnp.int32),
         tiling=tile,
         interpret=_interpret(),
     )
+    return product
 
 
-def _sum_outer(
+def _gmm(
+    rows: Float[Array, "rows inputs"],
+    weights: Float[Array, "experts ..."],
+    group_sizes: Int[Array, "experts"],
+    tiling: tuple[int, int, int],
+    transposed: bool,
+    interpret: bool,
+) -> tuple[Float[Array, "rows outputs"]]:
+    kind = rows.dtype
+    return (
+        gmm(
+            rows,
+            weights,
+            group_sizes,
+            kind,
+            tiling,
+            transpose_rhs=transposed,
+            interpret=interpret,
+        ),
+    )
+
+
+def _tgmm(
     rows: Float[Array, "rows inputs"],
     d_outputs: Float[Array, "rows outputs"],
     group_sizes: Int[Array, "experts"],
     tiling: tuple[int, int, int],
     interpret: bool,
-) -> Float[Array, "experts inputs outputs"]:
+) -> tuple[Float[Array, "experts inputs outputs"]]:
     # The kernel transposes back what it gets transposed.
-    return tgmm(rows.T, d_outputs, group_sizes, jnp.float32, tiling, interpret=interpret)
+    return (tgmm(rows.T, d_outputs, group_sizes, jnp.float32, tiling, interpret=interpret),)
 
 
 def _fill(rows: Float[Array, "rows width"], height: int) -> Float[Array, "filled width"]:
@@ -129,9 +156,5 @@ def _interpret() -> bool:
     return target_platform() != "tpu"
 
 
-MEGABLOX = GroupedMatmul(
-    functools.partial(_multiply, transposed=False),
-    functools.partial(_multiply, transposed=True),
-    _to_weights,
-)
+MEGABLOX = GroupedMatmul(forward_by(_multiply), to_rows_by(_multiply), _to_weights)
 megablox_feed_forward = functools.partial(composed_feed_forward, MEGABLOX)

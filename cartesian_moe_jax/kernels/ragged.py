@@ -10,7 +10,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from cartesian_moe_jax.kernels.composed import GroupedMatmul, composed_feed_forward, is_live
+from cartesian_moe_jax.kernels.composed import (
+    GroupedMatmul,
+    composed_feed_forward,
+    forward_by,
+    is_live,
+    to_rows_by,
+)
 
 _OVER_ROWS = jax.lax.RaggedDotDimensionNumbers(
     dot_dimension_numbers=(((0,), (0,)), ((), ())),
@@ -19,21 +25,15 @@ _OVER_ROWS = jax.lax.RaggedDotDimensionNumbers(
 )
 
 
-def _forward(
+def _multiply(
     rows: Float[Array, "rows inputs"],
-    weights: Float[Array, "experts inputs outputs"],
+    weights: Float[Array, "experts ..."],
     group_sizes: Int[Array, "experts"],
+    transposed: bool,
 ) -> Float[Array, "rows outputs"]:
+    weights = weights.swapaxes(1, 2) if transposed else weights
     product = jax.lax.ragged_dot(rows, weights, group_sizes, preferred_element_type=jnp.float32)
     return product.astype(rows.dtype)
-
-
-def _to_rows(
-    d_outputs: Float[Array, "rows outputs"],
-    weights: Float[Array, "experts inputs outputs"],
-    group_sizes: Int[Array, "experts"],
-) -> Float[Array, "rows inputs"]:
-    return _forward(d_outputs, weights.swapaxes(1, 2), group_sizes)
 
 
 def _to_weights(
@@ -50,5 +50,5 @@ def _to_weights(
     )
 
 
-RAGGED = GroupedMatmul(_forward, _to_rows, _to_weights)
+RAGGED = GroupedMatmul(forward_by(_multiply), to_rows_by(_multiply), _to_weights)
 ragged_feed_forward = functools.partial(composed_feed_forward, RAGGED)
