@@ -79,7 +79,8 @@ class MoEConfig:
     )
     backend: str = setting(
         "auto",
-        "Kernel of the experts: auto (megablox on TPU, else tiled), tiled, megablox, ragged, or "
+        "Kernel of the experts: auto (megablox on TPU, by_leg on GPU, else tiled), tiled, "
+        "megablox, triton, by_leg (the fastest measured of triton and tokamax), ragged, or "
         "reference (slow: a dense loop).",
     )
 

@@ -14,6 +14,11 @@ def target_platform() -> str:
     return _FOREIGN.get() or jax.default_backend()
 
 
+def device_kind() -> str:
+    """Return what the devices at hand are called, as in NVIDIA H200; empty for foreign ones."""
+    return "" if _FOREIGN.get() else jax.devices()[0].device_kind
+
+
 @contextlib.contextmanager
 def compiling_for(platform: str) -> Iterator[None]:
     """Choose for another platform than that of the devices at hand.

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from jaxtyping import Array, Float, Int
 
 from cartesian_moe_jax.kernels.activations import Activation, get_activation
+from cartesian_moe_jax.kernels.by_leg import by_leg_feed_forward, triton_feed_forward
 from cartesian_moe_jax.kernels.megablox import megablox_feed_forward
 from cartesian_moe_jax.kernels.ragged import ragged_feed_forward
 from cartesian_moe_jax.kernels.reference import reference_feed_forward
@@ -24,11 +25,13 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
         "reference": reference_feed_forward,
         "tiled": tiled_feed_forward,
         "megablox": megablox_feed_forward,
+        "triton": triton_feed_forward,
+        "by_leg": by_leg_feed_forward,
         "ragged": ragged_feed_forward,
     }
 )
 
-BEST: Mapping[str, str] = MappingProxyType({"cpu": "tiled", "gpu": "tiled", "tpu": "megablox"})
+BEST: Mapping[str, str] = MappingProxyType({"cpu": "tiled", "gpu": "by_leg", "tpu": "megablox"})
 """The backend that "auto" means, by the platform that programs are compiled for."""
 
 

@@ -1,0 +1,142 @@
+"""The pieces into which GPU kernels cut grouped matmuls."""
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+GRAIN = 64
+"""Widths are filled up to multiples of it, for blocks to divide them."""
+
+SHARED_MEMORY = 227 * 1024
+"""Bytes that one block may have on Hopper (compute capability 9.0)."""
+
+
+class LegShape(NamedTuple):
+    """What one leg of a grouped matmul computes."""
+
+    leg: str
+    """A name in BLOCKS."""
+    rows: int
+    experts: int
+    inputs: int
+    outputs: int
+    products: int
+    """How many products share their rows (forward) or are added up (to_rows)."""
+    dtype: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """What one program computes at a time, and with what. Sizes are powers of two.
+
+    Two of the three sizes are those of its result; along the third it sums, in steps.
+    """
+
+    rows: int
+    inputs: int
+    outputs: int
+    warps: int
+    stages: int
+    """Steps whose operands are on chip at once, on their way or in use."""
+
+    def shared_memory(self, shape: LegShape) -> int:
+        """The bytes of the operands on chip."""
+        rows, weights = self.rows * self.inputs, self.inputs * self.outputs
+        d_outputs = self.rows * self.outputs
+        elements = {
+            "forward": rows + shape.products * weights,
+            "to_rows": shape.products * (d_outputs + weights),
+            "to_weights": rows + d_outputs,
+        }[shape.leg]
+        return self.stages * elements * BYTES[shape.dtype]
+
+    def accumulators(self, shape: LegShape) -> int:
+        """The float32 registers that sums take in a thread, of 255."""
+        sums = {
+            "forward": shape.products * self.rows * self.outputs,
+            # An activation's gradient is taken of one product, and takes as many again.
+            "to_rows": self.rows * self.inputs * (2 if shape.products == 1 else 1),
+            "to_weights": self.inputs * self.outputs,
+        }[shape.leg]
+        return sums // (32 * self.warps)
+
+    def fits(self, shape: LegShape) -> bool:
+        """Whether a kernel can be made of it that keeps its sums in registers."""
+        whole = filled(shape.inputs) % self.inputs == filled(shape.outputs) % self.outputs == 0
+        on_chip = self.shared_memory(shape) <= SHARED_MEMORY and self.accumulators(shape) <= 128
+        return whole and on_chip
+
+
+BYTES: Mapping[str, int] = MappingProxyType({"bfloat16": 2, "float16": 2, "float32": 4})
+
+BLOCKS: Mapping[str, tuple[Block, ...]] = MappingProxyType(
+    {
+        "forward": (
+            Block(128, 64, 256, 8, 3),
+            Block(128, 64, 128, 8, 4),
+            Block(128, 64, 128, 8, 3),
+            Block(128, 64, 128, 4, 3),
+            Block(64, 64, 256, 4, 3),
+            Block(64, 64, 128, 4, 4),
+            Block(128, 64, 64, 8, 4),
+            Block(128, 64, 64, 4, 4),
+            Block(64, 64, 64, 4, 4),
+            Block(16, 64, 64, 4, 4),
+        ),
+        "to_rows": (
+            Block(128, 256, 64, 8, 3),
+            Block(128, 128, 64, 8, 4),
+            Block(128, 128, 64, 8, 3),
+            Block(128, 128, 64, 4, 3),
+            Block(64, 256, 64, 4, 3),
+            Block(64, 128, 64, 4, 4),
+            Block(128, 64, 64, 8, 4),
+            Block(128, 64, 64, 4, 4),
+            Block(64, 64, 64, 4, 4),
+            Block(16, 64, 64, 4, 4),
+        ),
+        "to_weights": (
+            Block(64, 128, 256, 8, 3),
+            Block(64, 128, 128, 8, 4),
+            Block(64, 128, 128, 4, 3),
+            Block(32, 128, 128, 8, 4),
+            Block(64, 128, 64, 4, 4),
+            Block(64, 64, 128, 4, 4),
+            Block(64, 64, 64, 4, 4),
+            Block(32, 64, 64, 4, 4),
+        ),
+    }
+)
+"""By leg, what to try: `tune` measures them, and unmeasured the first suitable one is taken."""
+
+WIDE: Mapping[str, Block] = MappingProxyType(
+    {leg: Block(32, 32, 32, 4, 2) for leg in ("forward", "to_rows", "to_weights")}
+)
+"""Of float32, which the tensor cores do not multiply."""
+
+
+def filled(width: int) -> int:
+    """`width` and what fills it up."""
+    return -(-width // GRAIN) * GRAIN
+
+
+def candidates(shape: LegShape) -> tuple[Block, ...]:
+    """All blocks that a leg can be computed with."""
+    if shape.dtype == "float32":
+        return (WIDE[shape.leg],)
+    return tuple(block for block in BLOCKS[shape.leg] if block.fits(shape))
+
+
+def default_block(shape: LegShape) -> Block:
+    """The block that is taken where none was measured.
+
+    Low where groups are small, since a tile is computed whole however few rows it has; but the
+    tensor cores are at their fastest from 64 rows on.
+    """
+    fitting = candidates(shape)
+    if shape.leg == "to_weights":
+        return fitting[0]
+    mean = shape.rows / shape.experts
+    limit = max(64, 1.5 * mean) if mean > 16 else 16
+    return next((block for block in fitting if block.rows <= limit), fitting[0])

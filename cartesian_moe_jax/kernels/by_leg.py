@@ -1,0 +1,80 @@
+"""Grouped feed-forward on GPU: every leg by what was measured to be fastest at its shape."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+from jaxtyping import Array, Float, Int
+
+from cartesian_moe_jax.kernels.blocks import Block, LegShape, default_block
+from cartesian_moe_jax.kernels.composed import Finish, GroupedMatmul, composed_feed_forward
+from cartesian_moe_jax.kernels.timings import Choice, fastest, timings_of
+from cartesian_moe_jax.kernels.tokamax import is_installed, tokamax_matmul
+from cartesian_moe_jax.kernels.triton import triton_matmul
+from cartesian_moe_jax.platform import device_kind
+
+OURS = "triton"
+
+LEG_BACKENDS: Mapping[str, Callable[[Block | None], GroupedMatmul]] = MappingProxyType(
+    {
+        OURS: triton_matmul,
+        "tokamax_mosaic": lambda _: tokamax_matmul("mosaic_gpu"),
+        "tokamax_triton": lambda _: tokamax_matmul("triton"),
+    }
+)
+"""What a leg can be computed by, given the block that was chosen for it."""
+
+
+def available() -> tuple[str, ...]:
+    """The names in LEG_BACKENDS that work here."""
+    return tuple(LEG_BACKENDS) if is_installed() else (OURS,)
+
+
+def choose(shape: LegShape, backends: Sequence[str]) -> Choice:
+    """The fastest of `backends` by the timings of the GPU at hand, unmeasured our own kernels."""
+    measured = fastest(timings_of(device_kind()), shape, backends)
+    return measured or Choice(OURS, default_block(shape))
+
+
+def matmul_by_leg(backends: Callable[[], Sequence[str]]) -> GroupedMatmul:
+    """A grouped matmul that chooses among `backends` anew for every leg and shape."""
+
+    def matmul(*shape: str | int) -> GroupedMatmul:
+        choice = choose(LegShape(*shape), backends())
+        return LEG_BACKENDS[choice.backend](choice.block)
+
+    def forward(
+        rows: Float[Array, "rows inputs"],
+        weights: tuple[Float[Array, "experts inputs outputs"], ...],
+        group_sizes: Int[Array, "experts"],
+        finish: Finish,
+    ) -> tuple[Float[Array, "rows outputs"], ...]:
+        sizes = rows.shape[0], *weights[0].shape
+        chosen = matmul("forward", *sizes, len(weights), rows.dtype.name)
+        return chosen.forward(rows, weights, group_sizes, finish)
+
+    def to_rows(
+        d_outputs: tuple[Float[Array, "rows outputs"], ...],
+        weights: tuple[Float[Array, "experts inputs outputs"], ...],
+        group_sizes: Int[Array, "experts"],
+        finish: Finish,
+        *beside: Float[Array, "rows inputs"],
+    ) -> tuple[Float[Array, "rows inputs"], ...]:
+        sizes = d_outputs[0].shape[0], *weights[0].shape
+        chosen = matmul("to_rows", *sizes, len(weights), d_outputs[0].dtype.name)
+        return chosen.to_rows(d_outputs, weights, group_sizes, finish, *beside)
+
+    def to_weights(
+        rows: Float[Array, "rows inputs"],
+        d_outputs: Float[Array, "rows outputs"],
+        group_sizes: Int[Array, "experts"],
+    ) -> Float[Array, "experts inputs outputs"]:
+        sizes = rows.shape[0], group_sizes.shape[0], rows.shape[1], d_outputs.shape[1]
+        chosen = matmul("to_weights", *sizes, 1, rows.dtype.name)
+        return chosen.to_weights(rows, d_outputs, group_sizes)
+
+    return GroupedMatmul(forward, to_rows, to_weights)
+
+
+by_leg_feed_forward = functools.partial(composed_feed_forward, matmul_by_leg(available))
+triton_feed_forward = functools.partial(composed_feed_forward, matmul_by_leg(lambda: (OURS,)))

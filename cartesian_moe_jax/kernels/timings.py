@@ -1,0 +1,115 @@
+"""What was measured of grouped matmuls, by kind of GPU: what the fastest choice is read from."""
+
+import functools
+import json
+import math
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any, NamedTuple
+
+from cartesian_moe_jax.cache import cache_folder
+from cartesian_moe_jax.errors import UserError
+from cartesian_moe_jax.kernels.blocks import Block, LegShape
+from cartesian_moe_jax.paths import AnyPath, as_path
+
+FAR = 3.0
+"""Beyond a factor of 8, all sizes together, one shape says nothing about another."""
+
+
+class Choice(NamedTuple):
+    """How a leg is computed."""
+
+    backend: str
+    """A name in LEG_BACKENDS."""
+    block: Block | None = None
+    """None where the backend chooses itself."""
+
+
+class Timing(NamedTuple):
+    """One measurement."""
+
+    shape: LegShape
+    choice: Choice
+    ms: float
+
+
+Timings = tuple[Timing, ...]
+
+
+def file_name(device_kind: str) -> str:
+    """The name of the file of a kind of GPU: nvidia_h200.json for NVIDIA H200."""
+    return "_".join(device_kind.lower().split()) + ".json"
+
+
+def users_file(device_kind: str) -> AnyPath:
+    """Where `tune` keeps what it measured on this machine."""
+    return cache_folder("", "timings") / file_name(device_kind)
+
+
+@functools.cache
+def timings_of(device_kind: str) -> Timings:
+    """The user's own measurements if there are any, else those that come with the package."""
+    own = users_file(device_kind)
+    if own.is_file():
+        return parse(own.read_text(), str(own))
+    shipped = resources.files(__package__) / "measured" / file_name(device_kind)
+    return parse(shipped.read_text(), shipped.name) if shipped.is_file() else ()
+
+
+def fastest(timings: Timings, shape: LegShape, backends: Sequence[str]) -> Choice | None:
+    """The fastest of what can compute `shape`, at the nearest shape measured; None if all are far.
+
+    Shapes with another leg, dtype or number of products are no neighbours.
+    """
+    usable = [
+        timing
+        for timing in timings
+        if timing.choice.backend in backends
+        and (timing.choice.block is None or timing.choice.block.fits(shape))
+        and _distance(timing.shape, shape) <= FAR
+    ]
+    return min(usable, key=lambda t: (_distance(t.shape, shape), t.ms)).choice if usable else None
+
+
+def _distance(a: LegShape, b: LegShape) -> float:
+    """In doublings, summed over the sizes."""
+    if (a.leg, a.products, a.dtype) != (b.leg, b.products, b.dtype):
+        return math.inf
+    sizes = ((a.rows, b.rows), (a.experts, b.experts), (a.inputs, b.inputs), (a.outputs, b.outputs))
+    return sum(abs(math.log2(x / y)) for x, y in sizes)
+
+
+def as_json(timings: Timings) -> str:
+    """One measurement a line."""
+    return "[\n" + ",\n".join(json.dumps(_plain(timing)) for timing in timings) + "\n]\n"
+
+
+def _plain(timing: Timing) -> dict[str, Any]:
+    block = timing.choice.block
+    return {
+        **timing.shape._asdict(),
+        "backend": timing.choice.backend,
+        "block": None if block is None else list(vars(block).values()),
+        "ms": timing.ms,
+    }
+
+
+def parse(text: str, name: str) -> Timings:
+    """Read what `as_json` wrote. Raises UserError, naming the file, for anything else."""
+    try:
+        return tuple(_parse_one(entry) for entry in json.loads(text))
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"timings={name!r} is no file of timings ({error!r}): remove it, or run tune again"
+        ) from None
+
+
+def _parse_one(entry: dict[str, Any]) -> Timing:
+    block = None if entry["block"] is None else Block(*map(int, entry["block"]))
+    shape = LegShape(**{field: entry[field] for field in LegShape._fields})
+    return Timing(shape, Choice(entry["backend"], block), float(entry["ms"]))
+
+
+def read(path: str) -> Timings:
+    """The measurements of one file."""
+    return parse(as_path(path).read_text(), path)

@@ -1,0 +1,65 @@
+"""What the experts become on a GPU, by the compiler for it: kernels, and nothing dense."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cartesian_moe_jax.errors import UserError
+from cartesian_moe_jax.parallel.targets import parse_target
+from cartesian_moe_jax.study.layouts.setups import setup_of
+
+pytestmark = pytest.mark.long
+
+TARGET = "gpu:h200:1x1"
+SHAPES = [
+    (32768, 2048, 1024, 64),  # configs/paper.py:7b, a sub-expert
+    (16384, 1024, 2048, 16),
+    (16384, 768, 1536, 16),
+    (16384, 1024, 512, 256),  # finest
+    (1000, 768, 1536, 16),  # rows that fill no tile
+    (64, 1024, 512, 64),  # decoding
+    (4096, 1000, 200, 8),  # widths that no block divides
+]
+
+
+def programs(backend, dtype, shapes):
+    """By shape, what the compiled program is made of; skips the test without the compiler."""
+    try:
+        setup = setup_of(parse_target(TARGET))
+    except UserError as error:
+        pytest.skip(str(error))
+    names = ["x".join(map(str, shape)) for shape in shapes]
+    done = subprocess.run(
+        [setup.python, "-m", "tests.kernels.gpu_programs", TARGET, backend, dtype, *names],
+        cwd=Path(__file__).parents[2],
+        env=setup.environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    return [found[name] for name in names]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_experts_are_kernels(dtype):
+    for program in programs("auto", dtype, SHAPES):
+        kernels = {"grouped_forward": 2, "grouped_to_rows": 2, "grouped_to_weights": 3}
+        assert program["kernels"] == kernels
+        assert program["products"] == 0
+        if dtype == "bfloat16":
+            assert set(program["tensor_core_instructions"]) == set(kernels)
+            assert all(program["tensor_core_instructions"].values())
+
+
+def test_memory_against_ragged_dot():
+    """Required at 64 experts: five times less."""
+    shapes = [shape for shape in SHAPES if shape[3] == 64]
+    for ours, ragged in zip(
+        programs("auto", "bfloat16", shapes), programs("ragged", "bfloat16", shapes), strict=True
+    ):
+        assert ragged["products"] == 9, "it is no kernel"
+        assert 5 * ours["temporary_bytes"] < ragged["temporary_bytes"]
