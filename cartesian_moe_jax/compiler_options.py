@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from cartesian_moe_jax.platform import target_platform
 
-Options = Mapping[str, bool | int]
+Options = Mapping[str, bool | int | str]
 
 STEP: Mapping[str, Options] = {
     "tpu": {
@@ -18,12 +18,25 @@ STEP: Mapping[str, Options] = {
 }
 """Of training and evaluation steps."""
 
+GATHERS_IN_PARTS: Mapping[str, Options] = {
+    # This pass moves sums over devices out of loops. It fails the compilation where parameters
+    # split over a whole slice are gathered in the loop, which becomes a sum too.
+    "tpu": {"xla_disable_hlo_passes": "while-loop-all-reduce-code-motion"},
+}
+"""Besides, of training steps in parts, if parameters are split over devices that split batches."""
+
 RUN_ONCE: Mapping[str, Options] = {
     "cpu": {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 }
 """Of a program that runs once: on CPU, optimising it takes longer than running."""
 
 
-def options_of(table: Mapping[str, Options]) -> dict[str, bool | int]:
-    """Return what a table says of the platform that programs are compiled for."""
-    return dict(table.get(target_platform(), {}))
+def options_of(*tables: Mapping[str, Options]) -> dict[str, bool | int | str]:
+    """Return what tables say of the platform that programs are compiled for."""
+    platform = target_platform()
+    return {name: value for table in tables for name, value in table.get(platform, {}).items()}
+
+
+def train_step_options(split: int, parts: int) -> dict[str, bool | int | str]:
+    """Return those of a training step in `parts`, with parameters split over `split` devices."""
+    return options_of(STEP, *[GATHERS_IN_PARTS] * (split > 1 and parts > 1))

@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
-from cartesian_moe_jax.compiler_options import STEP, options_of
+from cartesian_moe_jax.compiler_options import train_step_options
 from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.data.loader import training_batches
 from cartesian_moe_jax.data.prepared import PreparedData
@@ -46,7 +46,9 @@ class Trainer:
             self._step,
             donate_argnums=0,
             out_shardings=(where, None),
-            compiler_options=options_of(STEP),
+            compiler_options=train_step_options(
+                self.mesh.shape["fsdp"], config.training.accumulate
+            ),
         )
 
     def _step(

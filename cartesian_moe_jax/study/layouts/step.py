@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from cartesian_moe_jax.compiler_options import STEP, options_of
+from cartesian_moe_jax.compiler_options import train_step_options
 from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.models.build import abstract_model
 from cartesian_moe_jax.parallel.layouts import layout_of
@@ -49,9 +49,8 @@ def compile_step(config: Config, state: TrainState, mesh: Mesh) -> Step:
     shape = (config.training.batch_size, config.data.seq_len + 1)
     tokens = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=batch_sharding(mesh))
     where = jax.tree.map(lambda leaf: leaf.sharding, state)
-    jitted = jax.jit(
-        step, donate_argnums=0, out_shardings=(where, None), compiler_options=options_of(STEP)
-    )
+    options = train_step_options(mesh.shape["fsdp"], config.training.accumulate)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(where, None), compiler_options=options)
     start = time.perf_counter()
     program = jitted.lower(state, tokens).compile()
     return Step(state, program, time.perf_counter() - start)

@@ -9,7 +9,7 @@ from cartesian_moe_jax.study.layouts.setups import setup_of
 from tests import tiny
 
 
-def rows(target, *layouts, **model):
+def rows(target, *layouts, accumulate=1, **model):
     """The rows of a small model; skips the test where the compiler is missing."""
     target = parse_target(target)
     try:
@@ -21,7 +21,7 @@ def rows(target, *layouts, **model):
         tiny.config(
             model=tiny.merged(small, model),
             parallel={"data": 0, **parallel},
-            training={"batch_size": 32},
+            training={"batch_size": 32, "accumulate": accumulate},
         )
         for parallel in layouts
     ]
@@ -57,6 +57,12 @@ def test_two_slices_reduce_gradients_over_their_network():
     least = data.parameter_bytes / 2 / 4
     assert least <= sum(c.far_bytes for c in far) < 3 * least
     assert data.times.network == pytest.approx(sum(c.far_bytes for c in far) / 6.25e9)
+
+
+def test_a_step_in_parts_gathers_over_a_whole_slice():
+    """The compiler turns such gathers into sums, and fails to move those out of the loop."""
+    (row,) = rows("tpu:v5p:2x2x2", {"layout": "fsdp"}, accumulate=2)
+    assert not row.reason
 
 
 @pytest.mark.long
