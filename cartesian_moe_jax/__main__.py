@@ -129,6 +129,16 @@ def study(arguments: argparse.Namespace) -> None:
     run_study(config, as_path(arguments.workdir), merged, report_only=arguments.report_only)
 
 
+def tune(arguments: argparse.Namespace) -> None:
+    """Measure the kernels of the experts on this GPU; training takes the fastest from then on."""
+    from cartesian_moe_jax.kernels.tune_command import Grid, run_tune
+    from cartesian_moe_jax.paths import as_path
+
+    given = {name: getattr(arguments, name) for name in Grid._fields}
+    grid = Grid(**{name: tuple(sizes) for name, sizes in given.items() if sizes})
+    run_tune(grid, as_path(arguments.to) if arguments.to else None)
+
+
 def compare_layouts(arguments: argparse.Namespace) -> None:
     """Compile a preset's training step in every layout, for chips that need not be here."""
     from cartesian_moe_jax.study.layouts.command import Options, run_comparison
@@ -219,12 +229,28 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--json", default="", help="a file to write the numbers to")
     verb.add_argument("--picture", default="", help="an SVG file to draw the table to")
     verb.add_argument("--python", default="", help="that compiles: with jax[cuda13], for gpu")
+    verb = add(tune)
+    for name, meaning in (
+        ("rows", "pairs of tokens and experts on one device"),
+        ("experts", "on one device"),
+        ("d_model", "width of the model"),
+        ("d_expert", "width of an expert"),
+    ):
+        verb.add_argument(f"--{name}", type=_sizes, help=f"{meaning}; several are joined by commas")
+    verb.add_argument("--to", default="", help="a file, in place of the one that is used")
     verb = add(convert)
     verb.add_argument("--from", dest="source", required=True, help="a run, or an official one")
     verb.add_argument("--to", required=True, help="a folder that is not there yet")
     verb.add_argument("--tokenizer", default="", help="bytes, or a path, if none lies in --from")
     verb.add_argument("--dtype", default="float32", help="of official tensors; or bfloat16")
     return parser
+
+
+def _sizes(text: str) -> list[int]:
+    """Read sizes joined by commas."""
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: numbers from 1, joined by commas")
+    return [int(size) for size in text.split(",")]
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -54,7 +54,7 @@ def forward_by(multiply: Multiply) -> Callable[..., tuple[Rows, ...]]:
         rows: Rows, weights: tuple[Stacked, ...], group_sizes: Sizes, finish: Finish
     ) -> tuple[Rows, ...]:
         products = [multiply(rows, weight, group_sizes, False) for weight in weights]
-        return _cast(finish(*_cast(products, jnp.float32)), rows.dtype)
+        return _cast(finish(*_widen(products)), rows.dtype)
 
     return forward
 
@@ -73,8 +73,8 @@ def to_rows_by(multiply: Multiply) -> Callable[..., tuple[Rows, ...]]:
             multiply(d_output, weight, group_sizes, True)
             for d_output, weight in zip(d_outputs, weights, strict=True)
         ]
-        product = sum(_cast(products[1:], jnp.float32), products[0].astype(jnp.float32))
-        return _cast(finish(product, *_cast(beside, jnp.float32)), d_outputs[0].dtype)
+        first, *others = _widen(products)
+        return _cast(finish(sum(others, first), *_widen(beside)), d_outputs[0].dtype)
 
     return to_rows
 
@@ -149,6 +149,10 @@ def _narrow(weights: FeedForwardWeights, dtype: DTypeLike) -> list[Stacked]:
 
 def _cast(arrays: Any, dtype: DTypeLike) -> Any:
     return jax.tree.map(lambda array: array.astype(dtype), arrays)
+
+
+def _widen(arrays: Any) -> Any:
+    return jax.tree.map(lambda a: a.astype(jnp.promote_types(a.dtype, jnp.float32)), arrays)
 
 
 def is_live(rows: int, group_sizes: Int[Array, "experts"]) -> Bool[Array, "rows 1"]:

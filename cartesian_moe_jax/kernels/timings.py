@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from cartesian_moe_jax.cache import cache_folder
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.kernels.blocks import Block, LegShape
-from cartesian_moe_jax.paths import AnyPath, as_path
+from cartesian_moe_jax.paths import AnyPath
 
 FAR = 3.0
 """Beyond a factor of 8, all sizes together, one shape says nothing about another."""
@@ -51,7 +51,7 @@ def timings_of(device_kind: str) -> Timings:
     """The user's own measurements if there are any, else those that come with the package."""
     own = users_file(device_kind)
     if own.is_file():
-        return parse(own.read_text(), str(own))
+        return read(own)
     shipped = resources.files(__package__) / "measured" / file_name(device_kind)
     return parse(shipped.read_text(), shipped.name) if shipped.is_file() else ()
 
@@ -110,6 +110,6 @@ def _parse_one(entry: dict[str, Any]) -> Timing:
     return Timing(shape, Choice(entry["backend"], block), float(entry["ms"]))
 
 
-def read(path: str) -> Timings:
+def read(path: AnyPath) -> Timings:
     """The measurements of one file."""
-    return parse(as_path(path).read_text(), path)
+    return parse(path.read_text(), str(path))

@@ -76,7 +76,7 @@ TIMINGS = (
 @pytest.mark.parametrize(
     ("shape", "backends", "choice"),
     [
-        (SHAPE, by_leg.LEG_BACKENDS, Choice("tokamax_mosaic")),
+        (SHAPE, list(by_leg.LEG_BACKENDS), Choice("tokamax_mosaic")),
         (SHAPE, ["triton"], Choice("triton", TALL)),
         (SHAPE._replace(rows=6000), ["triton"], Choice("triton", TALL)),
         (SHAPE._replace(rows=50_000), ["triton"], Choice("triton", LOW)),
@@ -89,7 +89,7 @@ TIMINGS = (
     ids=lambda value: str(value)[:60],
 )
 def test_the_fastest_at_the_nearest_shape(shape, backends, choice):
-    assert fastest(TIMINGS, shape, list(backends)) == choice
+    assert fastest(TIMINGS, shape, backends) == choice
 
 
 def test_timings_are_kept_as_they_are():

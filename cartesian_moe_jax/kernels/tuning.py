@@ -1,0 +1,123 @@
+"""Measures every way to compute a leg of a given shape."""
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+
+from cartesian_moe_jax.columns import columns
+from cartesian_moe_jax.kernels.blocks import LegShape, candidates, default_block
+from cartesian_moe_jax.kernels.by_leg import LEG_BACKENDS, OURS
+from cartesian_moe_jax.kernels.leg_trials import (
+    Operands,
+    Run,
+    compile_run,
+    difference,
+    operands,
+    operations,
+    run_of,
+    time_run,
+)
+from cartesian_moe_jax.kernels.plain import PLAIN
+from cartesian_moe_jax.kernels.timings import Choice, Timing, Timings
+
+TOLERANCE = 2e-2
+"""Of a result, relative to that of the plain loop: both round to bfloat16."""
+
+HEADER = ("leg", "rows", "experts", "inputs", "outputs", "fastest", "ms", "TFLOP/s", "triton/it")
+
+
+class Failure(NamedTuple):
+    """A choice that does not compute a shape."""
+
+    shape: LegShape
+    choice: Choice
+    reason: str
+
+    def line(self) -> str:
+        """Say what failed, and why."""
+        return f"{described(self.choice)}: {self.reason}"
+
+
+def choices(shape: LegShape, backends: Sequence[str]) -> list[Choice]:
+    """Every way to compute a leg; the default first."""
+    first = Choice(OURS, default_block(shape))
+    ours = [Choice(OURS, block) for block in candidates(shape)]
+    others = [Choice(name) for name in backends if name != OURS]
+    return [first, *[choice for choice in ours if choice != first], *others]
+
+
+def measure(shape: LegShape, backends: Sequence[str]) -> tuple[list[Timing], list[Failure]]:
+    """Measure all choices of a shape.
+
+    What a choice computes is compared with the plain loop: a wrong one is a failure.
+    """
+    arguments, tried = operands(shape), choices(shape, backends)
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        compiled = list(pool.map(lambda choice: _compile(shape, choice, arguments), tried))
+    expected = jax.jit(run_of(shape, PLAIN))(*arguments)
+    timings, failures = [], []
+    for choice, run in zip(tried, compiled, strict=True):
+        found = run if isinstance(run, str) else _measure(run, arguments, expected)
+        if isinstance(found, str):
+            failures.append(Failure(shape, choice, found))
+        else:
+            timings.append(Timing(shape, choice, found))
+    return timings, failures
+
+
+def _compile(shape: LegShape, choice: Choice, arguments: Operands) -> Run | str:
+    try:
+        matmul = LEG_BACKENDS[choice.backend](choice.block)
+        return compile_run(run_of(shape, matmul), arguments)
+    except Exception as error:  # of a foreign library: whatever it is, the choice is none
+        return _one_line(error)
+
+
+def _measure(run: Run, arguments: Operands, expected: Any) -> float | str:
+    try:
+        error = difference(run(*arguments), expected)
+        if error > TOLERANCE:
+            return f"wrong by {error:.2g}"
+        return time_run(run, arguments)
+    except jax.errors.JaxRuntimeError as error:
+        return _one_line(error)
+
+
+def described(choice: Choice) -> str:
+    """As in: triton 128x64x128 w8 s3 (rows, inputs and outputs of a block, warps, stages)."""
+    block = choice.block
+    sizes = "" if block is None else " {}x{}x{} w{} s{}".format(*vars(block).values())
+    return choice.backend + sizes
+
+
+def _one_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0][:150] if lines else ''}"
+
+
+def merged(old: Timings, new: Iterable[Timing]) -> Timings:
+    """The old measurements, each replaced by a new one of the same shape and choice."""
+    newest = {timing[:2]: timing for timing in (*old, *new)}
+    return tuple(newest.values())
+
+
+def table(timings: Iterable[Timing]) -> str:
+    """The fastest choice of each shape, and how long our own kernel takes against it."""
+    by_shape: dict[LegShape, list[Timing]] = {}
+    for timing in timings:
+        by_shape.setdefault(timing.shape, []).append(timing)
+    rows = [_row(shape, each) for shape, each in by_shape.items()]
+    return columns([HEADER, *rows])
+
+
+def _row(shape: LegShape, timings: list[Timing]) -> tuple[str, ...]:
+    best = min(timings, key=lambda timing: timing.ms)
+    ours = min((t.ms for t in timings if t.choice.backend == OURS), default=float("nan"))
+    leg = f"{shape.leg}{' x2' if shape.products == 2 else ''}"
+    numbers = (f"{number:,}" for number in shape[1:5])
+    rate = operations(shape) / best.ms / 1e9
+    share = f"{ours / best.ms:.2f}"
+    return (leg, *numbers, described(best.choice), f"{best.ms:.3f}", f"{rate:.0f}", share)

@@ -1,0 +1,122 @@
+"""Each leg by itself against the plain loop: its sums, and what it finishes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cartesian_moe_jax.kernels.blocks import LegShape, candidates
+from cartesian_moe_jax.kernels.leg_trials import difference, operands, operations, run_of
+from cartesian_moe_jax.kernels.plain import PLAIN
+from cartesian_moe_jax.kernels.ragged import RAGGED
+from cartesian_moe_jax.kernels.triton import triton_matmul
+
+LEGS = [("forward", 1), ("forward", 2), ("to_rows", 1), ("to_rows", 2), ("to_weights", 1)]
+SIZES = {
+    "unaligned": [33, 1, 70, 0, 26],
+    "one hot expert": [0, 0, 130, 0, 0],
+    "single rows": [1, 1, 1, 1, 1],
+    "nothing": [0, 0, 0, 0, 0],
+}
+ROWS = 130
+TOLERANCE = {"float32": 1e-6, "bfloat16": 1e-2}
+
+
+def shape_of(leg, products, dtype="float32", widths=(128, 64)):
+    return LegShape(leg, ROWS, 5, *widths, products, dtype)
+
+
+def with_sizes(shape, sizes):
+    """Operands with the given loads; rows behind them hold NaN."""
+    first, second, _, *beside = operands(shape)
+    behind = (jnp.arange(ROWS) >= sum(sizes))[:, None]
+
+    def spoil(array):
+        return jnp.where(behind, jnp.nan, array) if array.shape[0] == ROWS else array
+
+    first, second, beside = jax.tree.map(spoil, (first, second, beside))
+    return first, second, jnp.array(sizes), *beside
+
+
+def live(shape, sizes, results):
+    """What is promised: gradients of weights, and live rows."""
+    return results if shape.leg == "to_weights" else [r[: sum(sizes)] for r in results]
+
+
+def by_hand(shape, first, second, sizes):
+    """The product in numpy, one row at a time."""
+    experts = np.repeat(np.arange(len(sizes)), sizes)
+    if shape.leg == "to_weights":
+        total = np.zeros((len(sizes), shape.inputs, shape.outputs))
+        for row, expert in enumerate(experts):
+            total[expert] += np.outer(first[row], second[row])
+        return total
+    weight, rows = second[0], first
+    if shape.leg == "to_rows":
+        weight, (rows,) = weight.swapaxes(1, 2), first
+    return np.stack([rows[row] @ weight[expert] for row, expert in enumerate(experts)])
+
+
+@pytest.mark.parametrize("leg", ["forward", "to_rows", "to_weights"])
+@pytest.mark.parametrize("matmul", [PLAIN, RAGGED], ids=["plain", "ragged"])
+def test_the_plain_loop_follows_the_definition(leg, matmul):
+    shape, sizes = shape_of(leg, 1), SIZES["unaligned"]
+    first, second, group_sizes, *_ = with_sizes(shape, sizes)
+    arrays = jax.tree.map(np.asarray, (first, second))
+    if leg == "forward":
+        (found,) = matmul.forward(first, second, group_sizes, lambda product: (product,))
+    elif leg == "to_rows":
+        (found,) = matmul.to_rows(first, second, group_sizes, lambda product: (product,))
+    else:
+        found = matmul.to_weights(first, second, group_sizes)
+    expected = by_hand(shape, *arrays, sizes)
+    found = found if leg == "to_weights" else found[: sum(sizes)]
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
+@pytest.mark.parametrize(("leg", "products"), LEGS)
+def test_triton_legs_equal_the_plain_loop(leg, products, sizes, dtype):
+    shape = shape_of(leg, products, dtype)
+    arguments = with_sizes(shape, sizes)
+    expected = jax.jit(run_of(shape, PLAIN))(*arguments)
+    block = candidates(shape)[-1]
+    found = jax.jit(run_of(shape, triton_matmul(block)))(*arguments)
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), found) == jax.tree.map(
+        lambda a: (a.shape, a.dtype), expected
+    )
+    found, expected = (
+        [r] if shape.leg == "to_weights" else live(shape, sizes, r) for r in (found, expected)
+    )
+    for a, b in zip(found, expected, strict=True):
+        largest = np.abs(np.asarray(b, np.float32)).max(initial=1e-6)
+        np.testing.assert_allclose(
+            np.asarray(a, np.float32),
+            np.asarray(b, np.float32),
+            rtol=0,
+            atol=TOLERANCE[dtype] * largest,
+        )
+
+
+@pytest.mark.parametrize(("leg", "products"), LEGS)
+def test_every_block_computes_the_same(leg, products):
+    shape = shape_of(leg, products, "bfloat16", (128, 128))
+    arguments = with_sizes(shape, SIZES["unaligned"])
+    plain = jax.jit(run_of(shape, PLAIN))(*arguments)
+    expected = plain if leg == "to_weights" else live(shape, SIZES["unaligned"], plain)
+    for block in candidates(shape):
+        found = jax.jit(run_of(shape, triton_matmul(block)))(*arguments)
+        found = found if leg == "to_weights" else live(shape, SIZES["unaligned"], found)
+        assert difference(found, expected) < 1e-2, block
+
+
+def test_a_difference_is_seen():
+    ones = jnp.ones((3, 2))
+    assert difference([ones, ones], [ones, ones * 1.01]) == pytest.approx(0.0099, rel=0.01)
+    assert difference(ones.at[0, 0].set(jnp.nan), ones) == np.inf
+
+
+def test_operations_are_those_of_the_products():
+    assert operations(shape_of("forward", 2)) == 2 * 2 * ROWS * 128 * 64
+    assert operations(shape_of("to_weights", 1)) == 2 * ROWS * 128 * 64

@@ -1,0 +1,86 @@
+"""What `tune` measures, refuses and keeps."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from cartesian_moe_jax.kernels import by_leg, timings, tune_command, tuning
+from cartesian_moe_jax.kernels.blocks import LegShape
+from cartesian_moe_jax.kernels.plain import PLAIN
+from cartesian_moe_jax.kernels.timings import Choice
+from cartesian_moe_jax.kernels.tune_command import Grid, run_tune
+from tests.messages import message_of
+
+SHAPE = LegShape("to_weights", 40, 2, 64, 128, 1, "bfloat16")
+
+
+def broken(*_):
+    raise NotImplementedError("not on this chip\nat all")
+
+
+OTHERS = {
+    "wrong": lambda _: PLAIN._replace(to_weights=lambda *a: 1.1 * PLAIN.to_weights(*a)),
+    "nan": lambda _: PLAIN._replace(to_weights=lambda *a: jnp.nan * PLAIN.to_weights(*a)),
+    "broken": lambda _: PLAIN._replace(to_weights=broken),
+    "plain": lambda _: PLAIN,
+}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """As if there were a GPU, whose kernels are interpreted; a home of one's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(tune_command, "target_platform", lambda: "gpu")
+    for module in (tune_command, by_leg):
+        monkeypatch.setattr(module, "device_kind", lambda: "NVIDIA Test")
+    timings.timings_of.cache_clear()
+    yield tmp_path
+    timings.timings_of.cache_clear()
+
+
+def test_all_choices_are_measured_and_the_wrong_ones_refused(monkeypatch):
+    monkeypatch.setattr(tuning, "LEG_BACKENDS", {**by_leg.LEG_BACKENDS, **OTHERS})
+    found, failures = tuning.measure(SHAPE, ("triton", *OTHERS))
+    assert {t.choice.backend for t in found} == {"triton", "plain"}
+    assert all(t.shape == SHAPE and t.ms > 0 for t in found)
+    assert [failure.line() for failure in failures] == [
+        "wrong: wrong by 0.1",
+        "nan: wrong by inf",
+        "broken: NotImplementedError: not on this chip",
+    ]
+
+
+def test_what_is_measured_is_kept_and_taken(here, capsys):
+    grid = Grid(rows=(40,), experts=(2,), d_model=(64,), d_expert=(128,))
+    run_tune(grid, None)
+    file = timings.users_file("NVIDIA Test")
+    printed = capsys.readouterr().out
+    assert f"kept in {file}: used from now on" in printed
+    assert printed.count("triton") > 6, "a line for each leg"
+    kept = timings.read(file)
+    assert {t.shape for t in kept} == set(grid.shapes())
+    best = min((t for t in kept if t.shape == SHAPE), key=lambda t: t.ms)
+    assert by_leg.choose(SHAPE, by_leg.available()) == best.choice
+
+
+def test_a_stop_loses_nothing_and_new_measurements_replace_old_ones(here, monkeypatch):
+    grid = Grid(rows=(40,), experts=(2,), d_model=(64,), d_expert=(128,))
+    first, second = list(grid.shapes())[:2]
+    results = {first: [timings.Timing(first, Choice("plain"), 2.0)]}
+    monkeypatch.setattr(tune_command, "measure", lambda shape, _: (results[shape], []))
+    file = here / "mine.json"
+    with pytest.raises(KeyError):
+        run_tune(grid, file)
+    assert timings.read(file) == tuple(results[first])
+    results = {shape: [timings.Timing(shape, Choice("plain"), 1.0)] for shape in grid.shapes()}
+    run_tune(grid, file)
+    kept = timings.read(file)
+    assert len(kept) == 6 and {t.ms for t in kept} == {1.0}
+    assert second in {t.shape for t in kept}
+    assert not timings.users_file("NVIDIA Test").exists()
+
+
+def test_without_a_gpu():
+    assert jax.default_backend() == "cpu"
+    message = message_of(run_tune, Grid(), None)
+    assert message == "tune measures kernels for GPUs, and this is a cpu"
