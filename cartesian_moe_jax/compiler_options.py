@@ -15,6 +15,9 @@ STEP: Mapping[str, Options] = {
         "xla_tpu_enable_windowed_einsum_for_all_gather": False,
         "xla_tpu_enable_windowed_einsum_for_reduce_scatter": False,
     },
+    # Kernels run while collectives do. The default of the versions that we pin, and much depends
+    # on it. Autotuning is left as it is: its results are kept with the compiled programs.
+    "gpu": {"xla_gpu_enable_latency_hiding_scheduler": True},
 }
 """Of training and evaluation steps."""
 
