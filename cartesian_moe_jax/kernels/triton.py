@@ -8,7 +8,8 @@ Where programs are not compiled for GPU, the kernels are interpreted: slowly, fo
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -125,7 +126,10 @@ def _run_to_rows(
     results = _results(finish, 1 + len(beside), count, width, d_outputs[0].dtype)
     programs = tiles.start.shape[0] * (width // block.inputs)
     operands = tiles, d_outputs, weights, beside
-    done = _call(kernel, "grouped_to_rows", results, programs, block, *operands)
+    # Gradients take the place of what they are the gradients of: no other program reads that.
+    first = len(tiles) + 2 * products
+    over = {first + i: 1 + i for i in range(len(beside)) if len(results) == 1 + len(beside)}
+    done = _call(kernel, "grouped_to_rows", results, programs, block, *operands, over=over)
     return tuple(result[:, :inputs] for result in done)
 
 
@@ -265,13 +269,16 @@ def _call(
     programs: int,
     block: Block,
     *operands: Any,
+    over: Mapping[int, int] = MappingProxyType({}),
 ) -> tuple[Float[Array, "..."], ...]:
+    """Runs a kernel; `over` says which operand's memory a result takes, numbered as leaves."""
     call = pl.pallas_call(
         kernel,
         out_shape=results,
         grid=(programs,),
         compiler_params=pltriton.CompilerParams(num_warps=block.warps, num_stages=block.stages),
         interpret=target_platform() != "gpu",
+        input_output_aliases=dict(over),
         name=name,
     )
     return call(*operands)
