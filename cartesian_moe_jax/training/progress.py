@@ -1,6 +1,7 @@
 """What a run shows while it works."""
 
 import sys
+import time
 from collections.abc import Mapping
 
 from tqdm import tqdm
@@ -14,6 +15,7 @@ class Progress:
     """A bar with step, loss, tokens/s, expert balance and time left; plain lines without a tty."""
 
     def __init__(self, steps: int, position: int, *, show: bool = True):
+        self._first = True
         terminal = sys.stderr.isatty()
         if not terminal:
             tqdm.monitor_interval = 0  # or a thread adds lines between ours
@@ -31,7 +33,18 @@ class Progress:
 
     def advance(self) -> None:
         """Count one step."""
-        self._bar.update()
+        if self._first:
+            self._begin()
+        else:
+            self._bar.update()
+
+    def _begin(self) -> None:
+        # The first step was compiled too, which says nothing about the time that is left.
+        self._first, bar = False, self._bar
+        bar.n += 1
+        bar.initial = bar.last_print_n = bar.n
+        bar.start_t = bar.last_print_t = time.time()
+        bar.refresh()
 
     def show(self, metrics: Mapping[str, float]) -> None:
         """Show the numbers of the newest record."""
