@@ -229,6 +229,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--json", default="", help="a file to write the numbers to")
     verb.add_argument("--picture", default="", help="an SVG file to draw the table to")
     verb.add_argument("--python", default="", help="that compiles: with jax[cuda13], for gpu")
+    verb.add_argument("--workers", type=int, default=0, help="processes that compile; 0: two")
     verb = add(tune)
     for name, meaning in (
         ("rows", "pairs of tokens and experts on one device"),

@@ -1,6 +1,7 @@
 """The verb ``compare_layouts``: compile a preset's step in every layout for a target, and say."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -41,6 +42,8 @@ class Options(NamedTuple):
     """An SVG file; empty: none."""
     python: str = ""
     """That compiles; empty: the target's usual one."""
+    workers: int = 0
+    """Processes that compile at once, each in some 4 GB; 0: two, or one on one core."""
 
 
 def run_comparison(config: Config, name: str, options: Options) -> None:
@@ -60,8 +63,10 @@ def run_comparison(config: Config, name: str, options: Options) -> None:
         target.cells,
     )
     rows: list[Row] = []
+    workers = options.workers or min(2, os.cpu_count() or 1)
+    found = rows_of(configs, target, setup, run=options.measured, workers=workers)
     try:
-        for row in _told(rows_of(configs, target, setup, run=options.measured), len(configs)):
+        for row in _told(found, len(configs)):
             rows.append(row)
     finally:  # a comparison that is stopped says what it has
         if rows:

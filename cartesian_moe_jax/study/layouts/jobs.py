@@ -1,4 +1,4 @@
-"""Cases compiled one after another in a process of their own, that may die of one of them."""
+"""Cases compiled in processes of their own, which may die of one of them."""
 
 import contextlib
 import dataclasses
@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import IO, Any
 
 from cartesian_moe_jax.config import Config
@@ -19,23 +21,59 @@ WORKER = "cartesian_moe_jax.study.layouts.worker"
 
 
 def rows_of(
-    configs: Sequence[Config], target: Target, setup: Setup, *, run: bool = False
+    configs: Sequence[Config], target: Target, setup: Setup, *, run: bool = False, workers: int = 1
 ) -> Iterator[Row]:
-    """Give the row of each config, as soon as it is known.
+    """Give the row of each config, in their order, as soon as it is known.
 
-    One process compiles all; where it dies, that case gets a row with what it said last, and
-    another process goes on.
+    Each of `workers` processes compiles one after another; where one dies, that case gets a row
+    with what it said last, and another process goes on. Steps that are run have the machine to
+    themselves.
     """
-    with contextlib.ExitStack() as stack:
-        worker: _Worker | None = None
-        for config in configs:
-            worker = worker or stack.enter_context(_Worker(target, setup))
-            record = worker.ask({"config": dataclasses.asdict(config), "run": run})
-            if record is None:
-                yield Row(config.parallel.layout, reason=worker.last_words())
-                worker = None
-            else:
-                yield row_of(record)
+    with _Workers(target, setup, 1 if run else max(1, min(workers, len(configs)))) as at_work:
+        yield from at_work.rows({"config": dataclasses.asdict(c), "run": run} for c in configs)
+
+
+class _Workers:
+    """Processes that share the cases."""
+
+    def __init__(self, target: Target, setup: Setup, count: int):
+        self._target, self._setup = target, setup
+        self._pool = ThreadPoolExecutor(count)
+        self._idle: SimpleQueue[_Worker] = SimpleQueue()
+        self._started: list[_Worker] = []
+        self._left = False
+        for _ in range(count):
+            self._start()
+
+    def __enter__(self) -> "_Workers":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._left = True
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for worker in self._started:
+            worker.kill()
+        self._pool.shutdown(wait=True)
+        for worker in self._started:
+            worker.close()
+
+    def rows(self, cases: Iterable[dict[str, Any]]) -> Iterator[Row]:
+        return self._pool.map(self._row, cases)
+
+    def _start(self) -> None:
+        worker = _Worker(self._target, self._setup)
+        self._started.append(worker)
+        self._idle.put(worker)
+
+    def _row(self, case: dict[str, Any]) -> Row:
+        worker = self._idle.get()
+        record = worker.ask(case)
+        if record is not None:
+            self._idle.put(worker)
+            return row_of(record)
+        if not self._left:
+            self._start()
+        return Row(case["config"]["parallel"]["layout"], reason=worker.last_words())
 
 
 class _Worker:
@@ -52,12 +90,15 @@ class _Worker:
             text=True,
         )
 
-    def __enter__(self) -> "_Worker":
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def kill(self) -> None:
+        """End the process; whoever waits for an answer gets none."""
         self._process.kill()
-        self._process.communicate()
+
+    def close(self) -> None:
+        """Take leave of the process, which has been killed."""
+        self._process.wait()
+        self._process.stdin.close()
+        self._process.stdout.close()
         self._said.close()
 
     def ask(self, case: dict[str, Any]) -> dict[str, Any] | None:

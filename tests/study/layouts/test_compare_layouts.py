@@ -115,18 +115,51 @@ for line in sys.stdin:
 """
 
 
-def test_a_compiler_that_dies_costs_one_row(tmp_path, monkeypatch):
-    (tmp_path / "dying_worker.py").write_text(DYING)
-    monkeypatch.setattr(jobs, "WORKER", "dying_worker")
+def stand_in(tmp_path, monkeypatch, program):
+    """A target, and the set-up for a process that runs `program` in place of the compiler's."""
+    (tmp_path / "stand_in_worker.py").write_text(program)
+    monkeypatch.setattr(jobs, "WORKER", "stand_in_worker")
     target = parse_target("cpu:4")
     setup = setup_of(target)
     path = f"{tmp_path}:{setup.environment['PYTHONPATH']}"
-    setup = setup._replace(environment=setup.environment | {"PYTHONPATH": path})
+    return target, setup._replace(environment=setup.environment | {"PYTHONPATH": path})
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_compiler_that_dies_costs_one_row(workers, tmp_path, monkeypatch):
+    target, setup = stand_in(tmp_path, monkeypatch, DYING)
     cases = configs(*(({"layout": name}, {}) for name in ("data", "fsdp", "tensor")))
-    before, dead, after = jobs.rows_of(cases, target, setup)
+    before, dead, after = jobs.rows_of(cases, target, setup, workers=workers)
     assert (before.layout, before.reason, after.layout, after.reason) == ("data", "", "tensor", "")
     assert dead.layout == "fsdp"
     assert "SIGABRT" in dead.reason and "Check failed: it broke" in dead.reason
+
+
+SLOW = """
+import json, os, sys, time
+from pathlib import Path
+from cartesian_moe_jax.study.layouts.row import Row
+folder = Path(__file__).parent
+for line in sys.stdin:
+    layout = json.loads(line)["config"]["parallel"]["layout"]
+    (folder / f"{layout}.pid").write_text(str(os.getpid()))
+    if layout == "data":  # until another process works beside this one
+        while not (folder / "fsdp.pid").exists():
+            time.sleep(0.01)
+    if layout == "tensor":
+        time.sleep(600)
+    print(Row(layout).to_json(), flush=True)
+"""
+
+
+def test_several_compile_at_once_in_order_and_end_when_they_are_left(tmp_path, monkeypatch):
+    target, setup = stand_in(tmp_path, monkeypatch, SLOW)
+    cases = configs(*(({"layout": name}, {}) for name in ("data", "fsdp", "tensor", "tensor")))
+    rows = jobs.rows_of(cases, target, setup, workers=2)
+    assert [next(rows).layout, next(rows).layout] == ["data", "fsdp"]
+    rows.close()
+    for file in tmp_path.glob("*.pid"):
+        assert not Path(f"/proc/{file.read_text()}").exists()
 
 
 def test_a_comparison_that_is_stopped_prints_what_it_has(tmp_path, monkeypatch, capsys):
