@@ -40,7 +40,6 @@ from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.models.vocabulary import with_vocabulary
 from cartesian_moe_jax.process_memory import keep_freed_memory
 from cartesian_moe_jax.training.memory import take_memory
-from configs.flags import config_of
 
 ROOT = Path(__file__).parents[1]
 HEADER = ("case", "experts", "ms", "quartiles", "PyTorch / ours", "of peak")
@@ -222,6 +221,8 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
 
 def main() -> None:
     """Measure, print, and write the JSON file if asked to."""
+    from configs.flags import config_of  # not at the top: cases alone need no ml_collections
+
     flags, rest = parse_arguments()
     config = with_vocabulary(
         config_of(rest or ["--config=configs/quickstart.py"]), flags.vocab_size

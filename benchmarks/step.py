@@ -29,7 +29,6 @@ from cartesian_moe_jax.training.memory import take_memory
 from cartesian_moe_jax.training.optimizer import Rates, make_optimizer
 from cartesian_moe_jax.training.state import make_create_state
 from cartesian_moe_jax.training.step import make_train_step
-from configs.flags import config_of
 
 HEADER = ("step", "ms", "quartiles", "ratio", "tokens/s", "of peak", "temporary MB", "compile s")
 
@@ -119,6 +118,8 @@ def table(measured: Measured, tokens: int) -> str:
 
 def main() -> None:
     """Measure, print, and write the JSON file if asked to."""
+    from configs.flags import config_of  # not at the top: the step alone needs no ml_collections
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--vocab_size", type=int, default=257)
