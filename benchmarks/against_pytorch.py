@@ -17,6 +17,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import jax
@@ -60,8 +61,8 @@ class Group(NamedTuple):
 class PyTorch:
     """A process that runs PyTorch's cases."""
 
-    def __init__(self, python: str):
-        command = [python, "-m", "benchmarks.pytorch.worker"]
+    def __init__(self, python: str, device: str = "cpu", dtype: str = "float32"):
+        command = [python, "-m", "benchmarks.pytorch.worker", device, dtype]
         pipe = subprocess.PIPE
         try:
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT)
@@ -71,11 +72,22 @@ class PyTorch:
 
     def case(self, name: str, **wanted: Any) -> Case | None:
         """Make a case; None, and a line that says why, where PyTorch cannot."""
-        reply = self._ask({"make": wanted})
-        if "error" in reply:
-            print(f"{name} is left out: {reply['error']}")
+        number = self.make(**wanted)
+        if isinstance(number, str):
+            print(f"{name} is left out: {number}")
             return None
-        return Case(name, lambda: self._ask({"run": reply["number"]}), 0, 0.0)
+        return Case(name, lambda: self._ask({"run": number}), 0, 0.0)
+
+    def make(self, **wanted: Any) -> int | str:
+        """Make a case; return its number, or why PyTorch cannot."""
+        reply = self._ask({"make": wanted})
+        return reply["error"] if "error" in reply else reply["number"]
+
+    def time(self, number: int, times: int, repeats: int) -> float | str:
+        """Return the median milliseconds of a case, or why PyTorch cannot run it."""
+        replies = [self._ask({"run": number, "times": times}) for _ in range(repeats)]
+        errors = [reply["error"] for reply in replies if "error" in reply]
+        return errors[0] if errors else 1e3 * median(reply["seconds"] for reply in replies)
 
     def compute(self, form: str, shape: Mapping[str, int], file: Path) -> Path:
         """Run the CartesianMoE layer on the weights and the x of an .npz; return an .npy file."""
@@ -105,10 +117,12 @@ class PyTorch:
         return json.loads(line)
 
 
-def our_layer(name: str, shape: SubLayerShape, sublayers: int, tokens: int) -> Case:
-    """Compile our layer with the gradients of input and weights."""
+def our_layer(
+    name: str, shape: SubLayerShape, sublayers: int, tokens: int, dtype: str = "float32"
+) -> Case:
+    """Compile our layer with the gradients of input and weights, computed in ``dtype``."""
     layer = CartesianProductLayer(shape, sublayers, rngs=nnx.Rngs(0))
-    h = jax.random.normal(jax.random.key(1), (tokens, shape.d_model))
+    h = jax.random.normal(jax.random.key(1), (tokens, shape.d_model), dtype)
 
     def run(layer: CartesianProductLayer, h: Any) -> Any:
         return forward_and_backward(lambda layer, h: layer(h)[0], layer, h)

@@ -56,7 +56,7 @@ def measure(shape: LegShape, backends: Sequence[str]) -> tuple[list[Timing], lis
     """
     arguments, tried = operands(shape), choices(shape, backends)
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        compiled = list(pool.map(lambda choice: _compile(shape, choice, arguments), tried))
+        compiled = list(pool.map(lambda choice: compile_choice(shape, choice, arguments), tried))
     expected = jax.jit(run_of(shape, PLAIN))(*arguments)
     timings, failures = [], []
     for choice, run in zip(tried, compiled, strict=True):
@@ -68,12 +68,13 @@ def measure(shape: LegShape, backends: Sequence[str]) -> tuple[list[Timing], lis
     return timings, failures
 
 
-def _compile(shape: LegShape, choice: Choice, arguments: Operands) -> Run | str:
+def compile_choice(shape: LegShape, choice: Choice, arguments: Operands) -> Run | str:
+    """The compiled leg, or why it cannot be had."""
     try:
         matmul = LEG_BACKENDS[choice.backend](choice.block)
         return compile_run(run_of(shape, matmul), arguments)
     except Exception as error:  # of a foreign library: whatever it is, the choice is none
-        return _one_line(error)
+        return one_line(error)
 
 
 def _measure(run: Run, arguments: Operands, expected: Any) -> float | str:
@@ -83,7 +84,7 @@ def _measure(run: Run, arguments: Operands, expected: Any) -> float | str:
             return f"wrong by {error:.2g}"
         return time_run(run, arguments)
     except jax.errors.JaxRuntimeError as error:
-        return _one_line(error)
+        return one_line(error)
 
 
 def described(choice: Choice) -> str:
@@ -93,7 +94,8 @@ def described(choice: Choice) -> str:
     return choice.backend + sizes
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """The kind of an error and the beginning of what it says."""
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0][:150] if lines else ''}"
 
