@@ -70,6 +70,8 @@ def run_part(name: str, part: Part, folder: Path, seconds: float, flags: Sequenc
     command = [sys.executable, "-m", "benchmarks.gpu.parts", name, str(folder), *flags]
     # What `legs` has measured is what the others choose by; the user's own timings are left alone.
     environment = {
+        # One GPU, of several.
+        "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0],
         "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.9",
         "XDG_CACHE_HOME": str(folder / "cache"),
         **({"JAX_PLATFORMS": "cpu"} if "--rehearse" in flags else {}),

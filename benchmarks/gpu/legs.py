@@ -57,6 +57,7 @@ def run(context: Context) -> None:
     known = {LegShape(*(m[f] for f in LegShape._fields)) for m in record.measurements}
     found = [t for t in (kept.read(own) if own.is_file() else ()) if t.shape in known]
     dense = functools.cache(functools.partial(_by, context, DENSE))
+    noted: set[str] = set()
     ragged = set(_legs(sizes.ragged_legs, sizes.dtype))
     for shape in dict.fromkeys(_legs(sizes.legs, sizes.dtype)):
         if shape in known:
@@ -66,7 +67,9 @@ def run(context: Context) -> None:
         for file in files:
             write_atomically(file, kept.as_json(merged((), found)))
         for failure in failures:
-            record.note(f"{' '.join(map(str, shape))}: {failure.line()}")
+            if failure.line() not in noted:
+                record.note(f"{failure.line()}, at {' '.join(map(str, shape))} and maybe others")
+            noted.add(failure.line())
         others = _prefixed("dense", dense(shape._replace(experts=1)))
         if shape in ragged:
             others |= _prefixed("ragged", _by(context, RAGGED, shape))

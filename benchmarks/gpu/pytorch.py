@@ -30,6 +30,7 @@ def run(context: Context) -> None:
         context.record.note(f"not compared with PyTorch: {error}")
         return
     context.record.note(f"PyTorch {torch.about['torch']} on {torch.about['device']}")
+    context.record.note("our weights are float32, and cast at every run; PyTorch's need no cast")
     for form in OWN_FORMS:
         context.record.note(_check(torch, form))
     for layer in context.sizes.pytorch:
