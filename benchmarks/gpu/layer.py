@@ -33,20 +33,32 @@ class Trial(NamedTuple):
 
 
 def run(context: Context) -> None:
-    """Time whole layers first, then experts alone, at every size."""
-    for trials in (layer_trials, experts_trials):
-        for layer in context.sizes.layers:
-            twin = None
-            for trial in trials(context, layer):
-                done = measure(context.sizes.seconds, trial.run, *trial.operands)
-                found = {"what": trial.what, **layer._asdict(), "by": trial.by}
-                if isinstance(done, str):
-                    context.record.add(**found, none=done)
-                    continue
-                twin = done.ms if trial.by == "dense twin" else twin
-                ratio = {"to_twin": done.ms / twin} if twin else {}
-                rate = context.rate(trial.operations, done.ms)
-                context.record.add(**found, **done._asdict(), **ratio, **rate)
+    """Time whole layers, then experts alone, at every size.
+
+    What XLA expands comes last: it takes long to compile, and may take all memory.
+    """
+    twins: dict[Any, float] = {}
+    for expanded in (False, True):
+        for trials in (layer_trials, experts_trials):
+            for layer in context.sizes.layers:
+                for trial in trials(context, layer):
+                    if ("ragged" in trial.by) == expanded:
+                        _time(context, layer, trial, twins)
+
+
+def _time(context: Context, layer: Layer, trial: Trial, twins: dict[Any, float]) -> None:
+    """Time one trial, and keep its ratio to the twin, which comes first, in ``twins``."""
+    done = measure(context.sizes.seconds, trial.run, *trial.operands)
+    found = {"what": trial.what, **layer._asdict(), "by": trial.by}
+    if isinstance(done, str):
+        context.record.add(**found, none=done)
+        return
+    if trial.by == "dense twin":
+        twins[trial.what, layer] = done.ms
+    twin = twins.get((trial.what, layer))
+    ratio = {"to_twin": done.ms / twin} if twin else {}
+    rate = context.rate(trial.operations, done.ms)
+    context.record.add(**found, **done._asdict(), **ratio, **rate)
 
 
 def experts_trials(context: Context, layer: Layer) -> Iterator[Trial]:

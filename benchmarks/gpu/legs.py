@@ -70,10 +70,11 @@ def run(context: Context) -> None:
             if failure.line() not in noted:
                 record.note(f"{failure.line()}, at {' '.join(map(str, shape))} and maybe others")
             noted.add(failure.line())
-        others = _prefixed("dense", dense(shape._replace(experts=1)))
+        record.add(**shape._asdict(), **_best(context, shape, new))
+        record.extend(**_prefixed("dense", dense(shape._replace(experts=1))))
         if shape in ragged:
-            others |= _prefixed("ragged", _by(context, RAGGED, shape))
-        record.add(**shape._asdict(), **_best(context, shape, new), **others)
+            # Last: should its memory end this process, the rest is known, and not tried again.
+            record.extend(**_prefixed("ragged", _by(context, RAGGED, shape)))
     if "tokamax_triton" not in available():
         record.note("tokamax is not installed: its kernels are not measured")
 

@@ -30,8 +30,12 @@ class Record:
 
     def add(self, **measurement: Any) -> None:
         """Keep a measurement: numbers and words under names that end in the unit."""
-        plain = {name: _plain(value) for name, value in measurement.items()}
-        self.measurements.append(plain)
+        self.measurements.append({})
+        self.extend(**measurement)
+
+    def extend(self, **more: Any) -> None:
+        """Add to the last measurement."""
+        self.measurements[-1] |= {name: _plain(value) for name, value in more.items()}
         self._write()
 
     def note(self, line: str) -> None:

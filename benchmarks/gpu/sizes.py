@@ -102,7 +102,6 @@ FULL = Sizes(
     ragged_legs=(
         Experts(32768, 64, 2048, 1024),
         Experts(32768, 256, 1024, 512),
-        Experts(32768, 32, 1024, 2048),
     ),
     layers=(
         Layer(16384, 2, 64, 2048, 1024),
