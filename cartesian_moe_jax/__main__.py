@@ -206,14 +206,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--vocab_size", type=int, required=True)
     verb.add_argument("--to", required=True, help="the tokenizer.json to write")
     verb.add_argument("--max_bytes", type=int, default=10**9, help="of text, evenly sampled")
-    verb = add(generate)
-    verb.add_argument("--workdir", required=True, help="a run, or an official checkpoint")
-    verb.add_argument("--step", type=int, help="the checkpoint; the newest if not given")
-    verb.add_argument("--tokenizer", default="", help="of an official checkpoint without one")
-    verb.add_argument("--prompt", default="def ")
-    verb.add_argument("--max_new_tokens", type=int, default=200)
-    verb.add_argument("--temperature", type=float, default=0.8)
-    verb.add_argument("--seed", type=int, default=0)
+    _add_sampling(add(generate))
     verb = add(study, takes_config=True)
     verb.add_argument("--workdir", default="runs/study", help="records, runs and the report")
     verb.add_argument("--methods", help="in place of config.study.methods")
@@ -230,7 +223,26 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--picture", default="", help="an SVG file to draw the table to")
     verb.add_argument("--python", default="", help="that compiles: with jax[cuda13], for gpu")
     verb.add_argument("--workers", type=int, default=0, help="processes that compile; 0: two")
-    verb = add(tune)
+    _add_sizes(add(tune))
+    verb = add(convert)
+    verb.add_argument("--from", dest="source", required=True, help="a run, or an official one")
+    verb.add_argument("--to", required=True, help="a folder that is not there yet")
+    verb.add_argument("--tokenizer", default="", help="bytes, or a path, if none lies in --from")
+    verb.add_argument("--dtype", default="float32", help="of official tensors; or bfloat16")
+    return parser
+
+
+def _add_sampling(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--workdir", required=True, help="a run, or an official checkpoint")
+    verb.add_argument("--step", type=int, help="the checkpoint; the newest if not given")
+    verb.add_argument("--tokenizer", default="", help="of an official checkpoint without one")
+    verb.add_argument("--prompt", default="def ")
+    verb.add_argument("--max_new_tokens", type=int, default=200)
+    verb.add_argument("--temperature", type=float, default=0.8)
+    verb.add_argument("--seed", type=int, default=0)
+
+
+def _add_sizes(verb: argparse.ArgumentParser) -> None:
     for name, meaning in (
         ("rows", "pairs of tokens and experts on one device"),
         ("experts", "on one device"),
@@ -239,12 +251,6 @@ def _parser() -> argparse.ArgumentParser:
     ):
         verb.add_argument(f"--{name}", type=_sizes, help=f"{meaning}; several are joined by commas")
     verb.add_argument("--to", default="", help="a file, in place of the one that is used")
-    verb = add(convert)
-    verb.add_argument("--from", dest="source", required=True, help="a run, or an official one")
-    verb.add_argument("--to", required=True, help="a folder that is not there yet")
-    verb.add_argument("--tokenizer", default="", help="bytes, or a path, if none lies in --from")
-    verb.add_argument("--dtype", default="float32", help="of official tensors; or bfloat16")
-    return parser
 
 
 def _sizes(text: str) -> list[int]:

@@ -75,8 +75,6 @@ def run(context: Context) -> None:
         if shape in ragged:
             # Last: should its memory end this process, the rest is known, and not tried again.
             record.extend(**_prefixed("ragged", _by(context, RAGGED, shape)))
-    # XLA copies operands that a kernel writes over where, as in every timing, they must stay.
-    record.note("to_rows, one product: our times include copies of two operands; models make none")
     if "tokamax_triton" not in available():
         record.note("tokamax is not installed: its kernels are not measured")
 

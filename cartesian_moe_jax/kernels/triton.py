@@ -28,11 +28,15 @@ Ref = Any
 """An array in the GPU's memory, as a kernel sees it; jax has no public name for its type."""
 
 
-def triton_matmul(block: Block) -> GroupedMatmul:
-    """The grouped matmul in blocks of one size, which must suit the leg that is used."""
+def triton_matmul(block: Block, in_place: bool = True) -> GroupedMatmul:
+    """The grouped matmul in blocks of one size, which must suit the leg that is used.
+
+    With `in_place` the activation's gradients take the memory of what they are the gradients of.
+    Where that is needed afterwards, as it is by whoever runs a leg twice, XLA copies it before.
+    """
     return GroupedMatmul(
         functools.partial(_forward, block),
-        functools.partial(_to_rows, block),
+        functools.partial(_to_rows, block, in_place),
         functools.partial(_to_weights, block),
     )
 
@@ -100,6 +104,7 @@ def _forward_kernel(
 
 def _to_rows(
     block: Block,
+    in_place: bool,
     d_outputs: tuple[Float[Array, "rows outputs"], ...],
     weights: tuple[Float[Array, "experts inputs outputs"], ...],
     group_sizes: Int[Array, "experts"],
@@ -110,11 +115,11 @@ def _to_rows(
     results = _results(finish, 1 + len(beside), rows, inputs, dtype)
     operands = *d_outputs, group_sizes, *weights, *beside
     settings = {"products": len(weights), "finish": finish, "block": block}
-    return opaque_call(_run_to_rows, results, *operands, **settings)
+    return opaque_call(_run_to_rows, results, *operands, in_place=in_place, **settings)
 
 
 def _run_to_rows(
-    *operands: Num[Array, "..."], products: int, finish: Finish, block: Block
+    *operands: Num[Array, "..."], products: int, finish: Finish, block: Block, in_place: bool
 ) -> tuple[Float[Array, "rows inputs"], ...]:
     group_sizes, inputs = operands[products], operands[products + 1].shape[1]
     d_outputs = tuple(_fill(*operands[:products]))
@@ -126,9 +131,10 @@ def _run_to_rows(
     results = _results(finish, 1 + len(beside), count, width, d_outputs[0].dtype)
     programs = tiles.start.shape[0] * (width // block.inputs)
     operands = tiles, d_outputs, weights, beside
-    # Gradients take the place of what they are the gradients of: no other program reads that.
+    # No other program reads what this one writes over.
     first = len(tiles) + 2 * products
-    over = {first + i: 1 + i for i in range(len(beside)) if len(results) == 1 + len(beside)}
+    aliased = len(beside) if in_place and len(results) == 1 + len(beside) else 0
+    over = {first + i: 1 + i for i in range(aliased)}
     done = _call(kernel, "grouped_to_rows", results, programs, block, *operands, over=over)
     return tuple(result[:, :inputs] for result in done)
 

@@ -1,5 +1,6 @@
 """Measures every way to compute a leg of a given shape."""
 
+import functools
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,10 @@ from cartesian_moe_jax.kernels.leg_trials import (
 )
 from cartesian_moe_jax.kernels.plain import PLAIN
 from cartesian_moe_jax.kernels.timings import Choice, Timing, Timings
+from cartesian_moe_jax.kernels.triton import triton_matmul
+
+TRIED = {**LEG_BACKENDS, OURS: functools.partial(triton_matmul, in_place=False)}
+"""The backends as they are measured: again and again, on operands that must stay."""
 
 TOLERANCE = 2e-2
 """Of a result, relative to that of the plain loop: both round to bfloat16."""
@@ -71,7 +76,7 @@ def measure(shape: LegShape, backends: Sequence[str]) -> tuple[list[Timing], lis
 def compile_choice(shape: LegShape, choice: Choice, arguments: Operands) -> Run | str:
     """The compiled leg, or why it cannot be had."""
     try:
-        matmul = LEG_BACKENDS[choice.backend](choice.block)
+        matmul = TRIED[choice.backend](choice.block)
         return compile_run(run_of(shape, matmul), arguments)
     except Exception as error:  # of a foreign library: whatever it is, the choice is none
         return one_line(error)

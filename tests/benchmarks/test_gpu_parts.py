@@ -29,7 +29,7 @@ def checked(context, leg, monkeypatch, **changes):
     """What parity says of one leg by kernels some of whose legs are changed."""
     right = by_leg.LEG_BACKENDS["triton"]
     wrong = {"triton": lambda block: changed(right(block), **changes)}
-    monkeypatch.setattr(tuning, "LEG_BACKENDS", wrong)
+    monkeypatch.setattr(tuning, "TRIED", wrong)
     shape = next(s for s in feed_forward_legs(ROWS, 4, 64, 32, "float32") if s.leg == leg)
     parity.check_leg(shape, context.record)
     return context.record.measurements
