@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from jax.sharding import Mesh
+
 from cartesian_moe_jax.platform import target_platform
 
 Options = Mapping[str, bool | int | str]
@@ -28,6 +30,12 @@ GATHERS_IN_PARTS: Mapping[str, Options] = {
 }
 """Besides, of training steps in parts, if parameters are split over devices that split batches."""
 
+REFUSED: Mapping[str, frozenset[str]] = {
+    # "Async all-to-all not supported on limited ICI": from 8x8 chips on; smaller slices do without.
+    "TPU v5 lite": frozenset({"xla_tpu_enable_async_all_to_all"}),
+}
+"""By kind of device, options of the platform that its compiler does not take."""
+
 RUN_ONCE: Mapping[str, Options] = {
     "cpu": {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 }
@@ -40,6 +48,19 @@ def options_of(*tables: Mapping[str, Options]) -> dict[str, bool | int | str]:
     return {name: value for table in tables for name, value in table.get(platform, {}).items()}
 
 
-def train_step_options(split: int, parts: int) -> dict[str, bool | int | str]:
-    """Return those of a training step in `parts`, with parameters split over `split` devices."""
-    return options_of(STEP, *[GATHERS_IN_PARTS] * (split > 1 and parts > 1))
+def step_options(mesh: Mesh) -> dict[str, bool | int | str]:
+    """Return those of an evaluation step on the devices of a mesh."""
+    return _without_refused(options_of(STEP), mesh)
+
+
+def train_step_options(mesh: Mesh, parts: int) -> dict[str, bool | int | str]:
+    """Return those of a training step in `parts`, on the devices of a mesh."""
+    gathers = parts > 1 and mesh.shape["fsdp"] > 1
+    return _without_refused(options_of(STEP, *[GATHERS_IN_PARTS] * gathers), mesh)
+
+
+def _without_refused(
+    options: dict[str, bool | int | str], mesh: Mesh
+) -> dict[str, bool | int | str]:
+    refused = REFUSED.get(mesh.devices.flat[0].device_kind, frozenset())
+    return {name: value for name, value in options.items() if name not in refused}

@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Shaped
 
-from cartesian_moe_jax.compiler_options import STEP, options_of
+from cartesian_moe_jax.compiler_options import step_options
 from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.data.loader import evaluation_batches
 from cartesian_moe_jax.data.parts import Part
@@ -50,7 +50,7 @@ class Evaluator:
         self.config, self.mesh, self.tokenizer = config, mesh, tokenizer
         self.validation = tuple(validation)
         self.skeleton = abstract_model(config.model, layout)
-        options = options_of(STEP)
+        options = step_options(mesh)
         self._step = jax.jit(
             make_evaluation_step(self.skeleton, config.model), compiler_options=options
         )

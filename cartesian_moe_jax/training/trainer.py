@@ -46,9 +46,7 @@ class Trainer:
             self._step,
             donate_argnums=0,
             out_shardings=(where, None),
-            compiler_options=train_step_options(
-                self.mesh.shape["fsdp"], config.training.accumulate
-            ),
+            compiler_options=train_step_options(self.mesh, config.training.accumulate),
         )
 
     def _step(

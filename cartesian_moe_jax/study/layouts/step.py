@@ -49,7 +49,7 @@ def compile_step(config: Config, state: TrainState, mesh: Mesh) -> Step:
     shape = (config.training.batch_size, config.data.seq_len + 1)
     tokens = jax.ShapeDtypeStruct(shape, jnp.int32, sharding=batch_sharding(mesh))
     where = jax.tree.map(lambda leaf: leaf.sharding, state)
-    options = train_step_options(mesh.shape["fsdp"], config.training.accumulate)
+    options = train_step_options(mesh, config.training.accumulate)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(where, None), compiler_options=options)
     start = time.perf_counter()
     program = jitted.lower(state, tokens).compile()

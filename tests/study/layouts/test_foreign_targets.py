@@ -9,7 +9,7 @@ from cartesian_moe_jax.study.layouts.setups import setup_of
 from tests import tiny
 
 
-def rows(target, *layouts, accumulate=1, **model):
+def rows(target, *layouts, accumulate=1, batch_size=32, **model):
     """The rows of a small model; skips the test where the compiler is missing."""
     target = parse_target(target)
     try:
@@ -21,7 +21,7 @@ def rows(target, *layouts, accumulate=1, **model):
         tiny.config(
             model=tiny.merged(small, model),
             parallel={"data": 0, **parallel},
-            training={"batch_size": 32, "accumulate": accumulate},
+            training={"batch_size": batch_size, "accumulate": accumulate},
         )
         for parallel in layouts
     ]
@@ -67,8 +67,8 @@ def test_a_step_in_parts_gathers_over_a_whole_slice():
 
 @pytest.mark.long
 def test_experts_compile_for_tpus_of_every_kind():
-    for target in ("tpu:v5e:2x4", "tpu:v6e:2x4", "tpu:v5p:2x2x2"):
-        (row,) = rows(target, {"layout": "expert"}, moe={"interval": 1})
+    for target in ("tpu:v5e:2x4", "tpu:v5e:8x8", "tpu:v6e:2x4", "tpu:v5p:2x2x2"):
+        (row,) = rows(target, {"layout": "expert"}, batch_size=64, moe={"interval": 1})
         assert not row.reason
         assert row.exchange_bytes > row.least_exchange_bytes > 0
 
