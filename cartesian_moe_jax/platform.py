@@ -3,29 +3,44 @@
 import contextlib
 import contextvars
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 
-_FOREIGN: contextvars.ContextVar[str | None] = contextvars.ContextVar("foreign", default=None)
+
+class _Foreign(NamedTuple):
+    platform: str
+    device: jax.Device | None
+
+
+_FOREIGN: contextvars.ContextVar[_Foreign | None] = contextvars.ContextVar("foreign", default=None)
 
 
 def target_platform() -> str:
     """Return cpu, gpu or tpu: what kernels and dtypes are chosen by."""
-    return _FOREIGN.get() or jax.default_backend()
+    foreign = _FOREIGN.get()
+    return foreign.platform if foreign else jax.default_backend()
+
+
+def target_device() -> jax.Device | None:
+    """Return a device of those that programs are compiled for; None if it is not known."""
+    foreign = _FOREIGN.get()
+    return foreign.device if foreign else jax.devices()[0]
 
 
 def device_kind() -> str:
-    """Return what the devices at hand are called, as in NVIDIA H200; empty for foreign ones."""
-    return "" if _FOREIGN.get() else jax.devices()[0].device_kind
+    """Return what that device is called, as in NVIDIA H200; empty if it is not known."""
+    device = target_device()
+    return device.device_kind if device else ""
 
 
 @contextlib.contextmanager
-def compiling_for(platform: str) -> Iterator[None]:
-    """Choose for another platform than that of the devices at hand.
+def compiling_for(platform: str, device: jax.Device | None = None) -> Iterator[None]:
+    """Choose for another platform than that of the devices at hand, and for one of its devices.
 
     What jax traced before, it keeps: use one platform in one process.
     """
-    token = _FOREIGN.set(platform)
+    token = _FOREIGN.set(_Foreign(platform, device))
     try:
         yield
     finally:

@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from cartesian_moe_jax.platform import target_device
+
 GRAIN = 64
 """Widths are filled up to multiples of it, for blocks to divide them."""
 
-SHARED_MEMORY = 227 * 1024
-"""Bytes that one block may have on Hopper (compute capability 9.0)."""
+HOPPER_MEMORY = 227 * 1024
+"""Bytes on chip that one block may have on Hopper (compute capability 9.0), and on Blackwell."""
 
 
 class LegShape(NamedTuple):
@@ -64,7 +66,7 @@ class Block:
     def fits(self, shape: LegShape) -> bool:
         """Whether a kernel can be made of it that keeps its sums in registers."""
         whole = filled(shape.inputs) % self.inputs == filled(shape.outputs) % self.outputs == 0
-        on_chip = self.shared_memory(shape) <= SHARED_MEMORY and self.accumulators(shape) <= 128
+        on_chip = self.shared_memory(shape) <= memory_on_chip() and self.accumulators(shape) <= 128
         return whole and on_chip
 
 
@@ -114,6 +116,12 @@ WIDE: Mapping[str, Block] = MappingProxyType(
     {leg: Block(32, 32, 32, 4, 2) for leg in ("forward", "to_rows", "to_weights")}
 )
 """Of float32, which the tensor cores do not multiply."""
+
+
+def memory_on_chip() -> int:
+    """The bytes that one block may have on the GPU that programs are compiled for."""
+    known = getattr(target_device(), "shared_memory_per_block_optin", None)
+    return known or HOPPER_MEMORY
 
 
 def filled(width: int) -> int:

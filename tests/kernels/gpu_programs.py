@@ -75,9 +75,10 @@ def tensor_core_instructions():
 
 def main(target, backend, dtype, *shapes):
     target = parse_target(target)
-    mesh = Mesh(np.array(target.devices()[:1]), ("one",))
+    device = target.devices()[0]
+    mesh = Mesh(np.array([device]), ("one",))
     found = {}
-    with compiling_for(target.platform), jax.set_mesh(mesh):
+    with compiling_for(target.platform, device), jax.set_mesh(mesh):
         for shape in shapes:
             sizes = map(int, shape.split("x"))
             sharding = NamedSharding(mesh, PartitionSpec())

@@ -1,13 +1,15 @@
 """The pieces that the GPU kernels are cut into, and how a leg's backend and block are chosen."""
 
+import types
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cartesian_moe_jax.kernels import by_leg, timings
+from cartesian_moe_jax.kernels import blocks, by_leg, timings
 from cartesian_moe_jax.kernels.blocks import (
     BLOCKS,
-    SHARED_MEMORY,
+    HOPPER_MEMORY,
     Block,
     LegShape,
     candidates,
@@ -49,8 +51,19 @@ def test_blocks_divide_and_fit_on_chip(shape):
     for block in candidates(shape):
         assert -(-shape.inputs // 64) * 64 % block.inputs == 0
         assert -(-shape.outputs // 64) * 64 % block.outputs == 0
-        assert block.shared_memory(shape) <= SHARED_MEMORY
+        assert block.shared_memory(shape) <= HOPPER_MEMORY
         assert block.accumulators(shape) <= 128
+
+
+def test_blocks_fit_on_smaller_chips(monkeypatch):
+    """An A100 has 163 KB for a block, where Hopper has 227."""
+    shape = LegShape("forward", 65536, 16, 1024, 2048, 2, "bfloat16")
+    smaller = types.SimpleNamespace(shared_memory_per_block_optin=163 * 1024)
+    largest = max(block.shared_memory(shape) for block in candidates(shape))
+    assert 163 * 1024 < largest <= HOPPER_MEMORY
+    monkeypatch.setattr(blocks, "target_device", lambda: smaller)
+    assert default_block(shape).shared_memory(shape) <= 163 * 1024
+    assert all(block.shared_memory(shape) <= 163 * 1024 for block in candidates(shape))
 
 
 @pytest.mark.parametrize(

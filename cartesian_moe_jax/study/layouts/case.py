@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 from jax.sharding import Mesh
@@ -41,8 +41,9 @@ def compare_case(config: Config, target: Target, *, run: bool = False) -> Row:
     """Compile the config's layout for the target; return its row, with the reason if it fails."""
     row = Row(config.parallel.layout)
     try:
-        with compiling_for(target.platform or jax.default_backend()):
-            for more in _stages(row, config, target, run=run):
+        devices = target.devices()
+        with compiling_for(target.platform or jax.default_backend(), devices[0]):
+            for more in _stages(row, config, target, devices, run=run):
                 row = more
     except Exception as error:  # whatever a compiler or a kernel raises is what we report
         return dataclasses.replace(row, reason=one_line(error))
@@ -58,9 +59,10 @@ def one_line(error: Exception) -> str:
     return message if len(message) <= REASON_LENGTH else message[: REASON_LENGTH - 3] + "..."
 
 
-def _stages(row: Row, config: Config, target: Target, *, run: bool) -> Iterator[Row]:
+def _stages(
+    row: Row, config: Config, target: Target, devices: Sequence[jax.Device], *, run: bool
+) -> Iterator[Row]:
     """Give the row as it becomes known: what a layout takes, its program, its measured time."""
-    devices = target.devices()
     if target.size not in (None, len(devices)):
         raise UserError(
             f"--target={target.name}: its compiler knows {len(devices)} devices by that name, "
