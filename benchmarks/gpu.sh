@@ -5,4 +5,11 @@
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-exec "${PYTHON:-python3}" -m benchmarks gpu "$@"
+PYTHON=${PYTHON:-python3}
+for package in jax flax optax orbax.checkpoint jaxtyping; do
+    if ! "$PYTHON" -c "import $package" 2>/dev/null; then
+        echo "error: PYTHON=$PYTHON has no $package: name one that has, as in PYTHON=.venv/bin/python" >&2
+        exit 2
+    fi
+done
+exec "$PYTHON" -m benchmarks gpu "$@"
