@@ -11,8 +11,8 @@ from cartesian_moe_jax.kernels import timings as kept
 from cartesian_moe_jax.kernels.blocks import LegShape
 from cartesian_moe_jax.kernels.by_leg import available
 from cartesian_moe_jax.kernels.leg_trials import feed_forward_legs
-from cartesian_moe_jax.kernels.timings import Timings
-from cartesian_moe_jax.kernels.tuning import measure, merged, table
+from cartesian_moe_jax.kernels.timings import Timing, Timings
+from cartesian_moe_jax.kernels.tuning import measure, merged, one_line, table
 from cartesian_moe_jax.paths import AnyPath, write_atomically
 from cartesian_moe_jax.platform import device_kind, target_platform
 
@@ -51,12 +51,21 @@ def run_tune(grid: Grid, to: AnyPath | None) -> None:
     new: Timings = ()
     try:
         for shape in tqdm(list(grid.shapes()), unit="leg", desc=device_kind()):
-            found, failures = measure(shape, available())
+            found, failed = _measured(shape)
             new = (*new, *found)
-            for failure in failures:
-                tqdm.write(f"{' '.join(map(str, shape))}: {failure.line()}")
+            for line in failed:
+                tqdm.write(f"{' '.join(map(str, shape))}: {line}")
             write_atomically(path, kept.as_json(merged(old, new)))
     finally:
         if new:
             print(table(new))
             print(f"kept in {path}: used from now on" if to is None else f"kept in {path}")
+
+
+def _measured(shape: LegShape) -> tuple[list[Timing], list[str]]:
+    """Measure a shape; also what failed, and why."""
+    try:
+        found, failures = measure(shape, available())
+    except jax.errors.JaxRuntimeError as error:  # its operands do not fit
+        return [], [one_line(error)]
+    return found, [failure.line() for failure in failures]

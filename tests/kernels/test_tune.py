@@ -80,6 +80,23 @@ def test_a_stop_loses_nothing_and_new_measurements_replace_old_ones(here, monkey
     assert not timings.users_file("NVIDIA Test").exists()
 
 
+def test_a_shape_that_does_not_fit_costs_no_other(here, monkeypatch, capsys):
+    grid = Grid(rows=(40,), experts=(2,), d_model=(64,), d_expert=(128,))
+    large, *others = grid.shapes()
+
+    def measured(shape, _):
+        if shape == large:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nmore of it")
+        return [timings.Timing(shape, Choice("plain"), 1.0)], []
+
+    monkeypatch.setattr(tune_command, "measure", measured)
+    run_tune(grid, here / "mine.json")
+    assert [t.shape for t in timings.read(here / "mine.json")] == others
+    said = capsys.readouterr().out
+    assert "forward 40 2 64 128 2 bfloat16: JaxRuntimeError: RESOURCE_EXHAUSTED" in said
+    assert "more of it" not in said
+
+
 def test_without_a_gpu():
     assert jax.default_backend() == "cpu"
     message = message_of(run_tune, Grid(), None)
