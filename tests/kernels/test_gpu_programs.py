@@ -24,15 +24,14 @@ SHAPES = [
 ]
 
 
-def programs(backend, dtype, shapes):
-    """By shape, what the compiled program is made of; skips the test without the compiler."""
+def compiled(module, target, *arguments):
+    """What a module prints that compiles for a GPU; skips the test without the compiler."""
     try:
-        setup = setup_of(parse_target(TARGET))
+        setup = setup_of(parse_target(target))
     except UserError as error:
         pytest.skip(str(error))
-    names = ["x".join(map(str, shape)) for shape in shapes]
     done = subprocess.run(
-        [setup.python, "-m", "tests.kernels.gpu_programs", TARGET, backend, dtype, *names],
+        [setup.python, "-m", module, target, *arguments],
         cwd=Path(__file__).parents[2],
         env=setup.environment,
         capture_output=True,
@@ -40,8 +39,21 @@ def programs(backend, dtype, shapes):
         timeout=600,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def programs(backend, dtype, shapes):
+    """By shape, what the compiled program is made of."""
+    names = ["x".join(map(str, shape)) for shape in shapes]
+    found = compiled("tests.kernels.gpu_programs", TARGET, backend, dtype, *names)
     return [found[name] for name in names]
+
+
+@pytest.mark.parametrize("target", [TARGET, "gpu:a100:1x1"])
+def test_every_block_compiles(target):
+    blocks = compiled("tests.kernels.gpu_blocks", target)
+    assert len(blocks) > 30
+    assert [(block, error) for block, error in blocks if error] == []
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
