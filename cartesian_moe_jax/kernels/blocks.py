@@ -72,31 +72,25 @@ class Block:
 
 BYTES: Mapping[str, int] = MappingProxyType({"bfloat16": 2, "float16": 2, "float32": 4})
 
+_FORWARD = (
+    Block(128, 64, 256, 8, 3),
+    Block(128, 64, 128, 8, 4),
+    Block(128, 64, 128, 8, 3),
+    Block(128, 64, 128, 4, 3),
+    Block(64, 64, 256, 4, 3),
+    Block(64, 64, 128, 4, 4),
+    Block(128, 64, 64, 8, 4),
+    Block(128, 64, 64, 4, 4),
+    Block(64, 64, 64, 4, 4),
+    Block(16, 64, 64, 4, 4),
+)
+
 BLOCKS: Mapping[str, tuple[Block, ...]] = MappingProxyType(
     {
-        "forward": (
-            Block(128, 64, 256, 8, 3),
-            Block(128, 64, 128, 8, 4),
-            Block(128, 64, 128, 8, 3),
-            Block(128, 64, 128, 4, 3),
-            Block(64, 64, 256, 4, 3),
-            Block(64, 64, 128, 4, 4),
-            Block(128, 64, 64, 8, 4),
-            Block(128, 64, 64, 4, 4),
-            Block(64, 64, 64, 4, 4),
-            Block(16, 64, 64, 4, 4),
-        ),
-        "to_rows": (
-            Block(128, 256, 64, 8, 3),
-            Block(128, 128, 64, 8, 4),
-            Block(128, 128, 64, 8, 3),
-            Block(128, 128, 64, 4, 3),
-            Block(64, 256, 64, 4, 3),
-            Block(64, 128, 64, 4, 4),
-            Block(128, 64, 64, 8, 4),
-            Block(128, 64, 64, 4, 4),
-            Block(64, 64, 64, 4, 4),
-            Block(16, 64, 64, 4, 4),
+        "forward": _FORWARD,
+        "to_rows": tuple(
+            dataclasses.replace(block, inputs=block.outputs, outputs=block.inputs)
+            for block in _FORWARD
         ),
         "to_weights": (
             Block(64, 128, 256, 8, 3),
