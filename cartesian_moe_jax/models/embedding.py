@@ -26,21 +26,28 @@ def embed(
     axes = logical_axes("embedding")
     spec = partition_spec(layout, mesh, axes, table.shape, "embedding")
     if all(mesh.shape[axis] == 1 for entry in spec for axis in mesh_axes(entry)):
-        return table.astype(dtype)[token_ids]
+        return _look_up(table, token_ids, dtype)
     vocab_is_split = TENSOR in mesh_axes(spec[0]) and mesh.shape[TENSOR] > 1
 
     def on_each_device(
         table: Float[Array, "part_of_vocab part_of_d_model"],
         token_ids: Int[Array, "local_batch seq"],
     ) -> Float[Array, "local_batch seq d_model"]:
-        table = gather_parts(table, spec, axes, {("vocab", TENSOR)}, mesh, dtype).astype(dtype)
+        table = gather_parts(table, spec, axes, {("vocab", TENSOR)}, mesh, dtype)
         if not vocab_is_split:
-            return table[token_ids]
+            return _look_up(table, token_ids, dtype)
         rows = token_ids - jax.lax.axis_index(TENSOR) * table.shape[0]
         is_here = (rows >= 0) & (rows < table.shape[0])
-        found = jnp.where(is_here[..., None], table[jnp.where(is_here, rows, 0)], 0)
-        return jax.lax.psum(found, TENSOR)
+        found = _look_up(table, jnp.where(is_here, rows, 0), dtype)
+        return jax.lax.psum(jnp.where(is_here[..., None], found, 0), TENSOR)
 
     return jax.shard_map(on_each_device, mesh=mesh, in_specs=(spec, BATCH), out_specs=BATCH)(
         table, token_ids
     )
+
+
+def _look_up(
+    table: Float[Array, "vocab width"], token_ids: Int[Array, "batch seq"], dtype: jnp.dtype
+) -> Float[Array, "batch seq width"]:
+    # The gradient of a frequent token has many terms: of bfloat16 the sum would stop growing.
+    return table.astype(jnp.float32)[token_ids].astype(dtype)

@@ -29,7 +29,11 @@ class SharedExpert(nnx.Module):
     def mix(
         self, x: Float[Array, "tokens d_model"], routed: Float[Array, "tokens d_model"]
     ) -> Float[Array, "tokens d_model"]:
-        """Mix what the routed experts made of x with what the shared expert makes of it."""
-        logits = x @ self.coefficient[...].astype(x.dtype) + self.bias[...].astype(x.dtype)
-        c = jax.nn.softmax(logits, axis=-1)
-        return c[:, :1] * routed + c[:, 1:] * (self.feed_forward(x) / self.averaged)
+        """Mix what the routed experts made of x with what the shared expert makes of it.
+
+        In float32, as the router: the gradients of c and a are sums over widths and tokens.
+        """
+        wide = jnp.float32
+        c = jax.nn.softmax(x.astype(wide) @ self.coefficient[...] + self.bias[...], axis=-1)
+        shared = self.feed_forward(x).astype(wide) / self.averaged
+        return (c[:, :1] * routed.astype(wide) + c[:, 1:] * shared).astype(x.dtype)
