@@ -28,12 +28,14 @@ class Shape:
 
 
 def by_loop(rows: Tensor, sizes: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    """Run each expert on its rows [rows, d_model]: a product per expert."""
-    outputs = [
-        (functional.silu(x @ gate[e]) * (x @ up[e])) @ down[e]
-        for e, x in enumerate(rows.split(sizes.tolist()))
-    ]
-    return torch.cat(outputs)
+    """Run each expert on its rows [rows, d_model]: a product per expert.
+
+    The weights are unbound: indexed one by one, each would get a gradient as large as all of them.
+    """
+    experts = zip(
+        rows.split(sizes.tolist()), gate.unbind(), up.unbind(), down.unbind(), strict=True
+    )
+    return torch.cat([(functional.silu(x @ g) * (x @ u)) @ d for x, g, u, d in experts])
 
 
 def by_grouped_product(
