@@ -5,9 +5,11 @@
 
 PyTorch runs in a process of its own and waits while ours run, and the other way round: all cases
 take turns. Each MoE block of transformers is timed with every experts implementation it has; so
-is a CartesianMoE written in plain PyTorch (benchmarks/pytorch/). Ratios are PyTorch / ours: above
-1, ours is faster. Nothing is dropped in any of them. Losses that balance the load are computed in
-ours alone.
+is a CartesianMoE written in plain PyTorch (benchmarks/pytorch/), which must compute and, for
+the step, learn what ours does (parity.py, step_parity.py). Ratios are PyTorch / ours: above
+1, ours is faster. Nothing is dropped in any of them. Losses that balance the load and statistics of
+the routing are computed in ours alone. Where the config has our step compute layers again in the
+backward pass, PyTorch's is timed both without that and with it.
 """
 
 import argparse
@@ -26,6 +28,8 @@ from flax import nnx
 from benchmarks.layer import forward_and_backward
 from benchmarks.parity import check
 from benchmarks.step import step_case
+from benchmarks.step_parity import check as check_step
+from benchmarks.step_parity import optimizer_of, shape_of
 from benchmarks.timing import (
     Case,
     Timing,
@@ -94,6 +98,13 @@ class PyTorch:
         reply = self._ask({"compute": {"experts": form, "shape": dict(shape), "file": str(file)}})
         if "error" in reply:
             raise UserError(f"PyTorch cannot run the {form} layer: {reply['error']}")
+        return Path(reply["file"])
+
+    def train(self, file: Path, **wanted: Any) -> Path:
+        """Train the model on the weights and the tokens of an .npz; return another .npz."""
+        reply = self._ask({"train": {**wanted, "file": str(file)}})
+        if "error" in reply:
+            raise UserError(f"PyTorch cannot train the {wanted['experts']} model: {reply['error']}")
         return Path(reply["file"])
 
     def forget(self) -> None:
@@ -166,26 +177,20 @@ def layer_groups(torch: PyTorch, flags: argparse.Namespace) -> Sequence[Callable
 
 def step_group(torch: PyTorch, config: Config) -> Group:
     """Return the training step of a model whose every layer is a Cartesian Product Layer."""
-    model, moe = config.model, config.model.moe
-    if moe.interval != 1 or moe.first_layer:
-        raise UserError("--config: every layer of PyTorch's model is a mixture: interval=1 wanted")
-    shape = {
-        "d_model": model.d_model,
-        "d_expert": moe.d_expert,
-        "experts": moe.num_experts,
-        "top_k": moe.top_k,
-        "sublayers": moe.sublayers,
-        "layers": model.num_layers,
-        "heads": model.num_heads,
-        "vocab_size": model.vocab_size,
-        "std": model.init_std,
+    wanted = {
+        "kind": "model",
+        "rows": config.training.batch_size,
+        "seq_len": config.data.seq_len,
+        "shape": shape_of(config),
+        "optimizer": optimizer_of(config),
     }
-    rows, seq_len = config.training.batch_size, config.data.seq_len
+    remat = config.model.remat
     theirs = [
-        torch.case(form, kind="model", experts=form, rows=rows, seq_len=seq_len, shape=shape)
+        torch.case(form + ", remat" * again, experts=form, remat=again, **wanted)
+        for again in ([False] if remat == "none" else [False, True])
         for form in OWN_FORMS
     ]
-    ours, _ = step_case("ours", config)
+    ours, _ = step_case("ours" if remat == "none" else f"ours, remat {remat}", config)
     return Group("training step", [ours, *filter(None, theirs)])
 
 
@@ -248,8 +253,11 @@ def main() -> None:
     )
     print(*(check(torch, form) for form in OWN_FORMS), sep="\n")
     rows, records = [], []
-    of_step = [lambda: step_group(torch, config)]
-    for make in of_step if flags.what == "step" else layer_groups(torch, flags):
+    groups = layer_groups(torch, flags)
+    if flags.what == "step":
+        print(*check_step(torch, OWN_FORMS, config), sep="\n")
+        groups = [lambda: step_group(torch, config)]
+    for make in groups:
         group = make()
         timings = time_group(group, flags.rounds)
         rows += rows_of(group, timings)

@@ -11,10 +11,11 @@ import argparse
 import dataclasses
 import json
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Array, Int
 
 from benchmarks.breakdown import breakdown
 from benchmarks.timing import Case, Timing, format_table, peak_case, peak_line, time_cases
@@ -27,7 +28,7 @@ from cartesian_moe_jax.parallel.layouts import layout_of
 from cartesian_moe_jax.parallel.mesh import batch_sharding, mesh_of
 from cartesian_moe_jax.training.memory import take_memory
 from cartesian_moe_jax.training.optimizer import Rates, make_optimizer
-from cartesian_moe_jax.training.state import make_create_state
+from cartesian_moe_jax.training.state import TrainState, make_create_state
 from cartesian_moe_jax.training.step import make_train_step
 
 HEADER = ("step", "ms", "quartiles", "ratio", "tokens/s", "of peak", "temporary MB", "compile s")
@@ -52,11 +53,19 @@ def dense_twin(config: Config) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, moe=stacked))
 
 
-def step_case(name: str, config: Config) -> tuple[Case, Any]:
-    """Compile a training step on random tokens; return it as a case, and the program.
+class Step(NamedTuple):
+    """A compiled training step, and what it starts from."""
 
-    The state is that of the step before, as in training: its memory is used again.
-    """
+    program: Any
+    """Of state and tokens; the state's memory is used again."""
+    state: TrainState
+    tokens: Int[Array, "batch seq_plus_1"]
+    """Random."""
+    compile_seconds: float
+
+
+def compile_step(config: Config) -> Step:
+    """Compile a training step on random tokens."""
     mesh = mesh_of(config)
     layout, steps = layout_of(config.parallel), config.training.steps
     rows, seq_len = config.training.batch_size, config.data.seq_len
@@ -74,15 +83,25 @@ def step_case(name: str, config: Config) -> tuple[Case, Any]:
         jitted = jax.jit(step, donate_argnums=0, out_shardings=out)
         compiled = jitted.lower(state, tokens).compile()
         seconds = time.perf_counter() - start
+    return Step(compiled, state, tokens, seconds)
+
+
+def step_case(name: str, config: Config) -> tuple[Case, Any]:
+    """Compile a training step on random tokens; return it as a case, and the program.
+
+    The state is that of the step before, as in training.
+    """
+    program, state, tokens, seconds = compile_step(config)
     held = [state]
 
     def run() -> Any:
-        held[0], report = compiled(held[0], tokens)
+        held[0], report = program(held[0], tokens)
         return held[0], report
 
-    temporary = compiled.memory_analysis().temp_size_in_bytes
-    needed = rows * seq_len * whole(model_cost(config)).training_flops
-    return Case(name, run, temporary, seconds, needed), compiled
+    temporary = program.memory_analysis().temp_size_in_bytes
+    count = config.training.batch_size * config.data.seq_len
+    needed = count * whole(model_cost(config)).training_flops
+    return Case(name, run, temporary, seconds, needed), program
 
 
 def measure(config: Config, rounds: int, *, with_parts: bool) -> Measured:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,11 +131,14 @@ def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class Model(nn.Module):
-    """A decoder whose every layer is attention and a Cartesian Product Layer."""
+    """A decoder whose every layer is attention and a Cartesian Product Layer.
 
-    def __init__(self, shape: Shape, experts: str):
+    With ``remat`` the backward pass computes each layer again from its input, which alone is kept.
+    """
+
+    def __init__(self, shape: Shape, experts: str, remat: bool = False):
         super().__init__()
-        self.shape, d = shape, shape.d_model
+        self.shape, self.remat, d = shape, remat, shape.d_model
         self.embedding = nn.Embedding(shape.vocab_size, d)
         self.norms = nn.ModuleList(nn.RMSNorm(d, 1e-5) for _ in range(shape.layers))
         self.attentions = nn.ModuleList(Attention(shape) for _ in range(shape.layers))
@@ -143,12 +147,21 @@ class Model(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the mean loss of predicting each next token; tokens [batch, seq + 1]."""
-        h = self.embedding(tokens[:, :-1])
-        rotation = rotary(h.shape[1], self.shape.d_model // self.shape.heads)
-        for norm, attention, mixture in zip(
-            self.norms, self.attentions, self.mixtures, strict=True
-        ):
-            h = h + attention(norm(h), rotation)
-            h = mixture(h.flatten(0, 1)).view_as(h)
-        logits = self.head(self.norm(h)).flatten(0, 1)
+        logits = self.logits(tokens[:, :-1]).flatten(0, 1)
         return functional.cross_entropy(logits, tokens[:, 1:].flatten())
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """Return the logits of the next token, [batch, seq, vocab]; tokens [batch, seq]."""
+        h = self.embedding(tokens)
+        rotation = rotary(h.shape[1], self.shape.d_model // self.shape.heads)
+        for layer in range(self.shape.layers):
+            if self.remat:
+                again = {"use_reentrant": False, "preserve_rng_state": False}
+                h = checkpoint(self._layer, layer, h, rotation, **again)
+            else:
+                h = self._layer(layer, h, rotation)
+        return self.head(self.norm(h))
+
+    def _layer(self, layer: int, h: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+        h = h + self.attentions[layer](self.norms[layer](h), rotation)
+        return self.mixtures[layer](h.flatten(0, 1)).view_as(h)

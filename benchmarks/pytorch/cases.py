@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.pytorch.cartesian import CartesianLayer, Model, Shape
+from benchmarks.pytorch.training import AdamW, Training
 
 Run = Callable[[], Any]
-LEARNING_RATE, DECAY, CLIP = 1e-3, 0.1, 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +28,10 @@ class Wanted:
     """Tokens of a layer, sequences of a model."""
     seq_len: int = 0
     backward: bool = True
+    remat: bool = False
+    """Of a model: compute each layer again in the backward pass."""
+    optimizer: AdamW | None = None
+    """Of a model."""
 
 
 def layer_case(wanted: Wanted) -> Run:
@@ -93,19 +97,11 @@ def block_case(wanted: Wanted) -> Run:
 
 def model_step(wanted: Wanted) -> Run:
     """A training step of the whole model: gradients, clipping, fused AdamW."""
-    model = Model(wanted.shape, wanted.experts)
-    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=DECAY, fused=True)
+    model = Model(wanted.shape, wanted.experts, wanted.remat)
+    _initialise(model, wanted.shape.std)
+    training = Training(model, wanted.optimizer)
     tokens = torch.randint(wanted.shape.vocab_size, (wanted.rows, wanted.seq_len + 1))
-
-    def run() -> float:
-        optimizer.zero_grad(set_to_none=True)
-        loss = model(tokens)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step()
-        return loss.item()
-
-    return run
+    return lambda: training.step(tokens)
 
 
 CASES: dict[str, Callable[[Wanted], Run]] = {
@@ -115,9 +111,17 @@ CASES: dict[str, Callable[[Wanted], Run]] = {
 }
 
 
+def _initialise(module: nn.Module, std: float) -> None:
+    """As ours: matrices are drawn, and gains and biases left at one and zero."""
+    for name, parameter in module.named_parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=std)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
+
+
 def _of_block(block: nn.Module, wanted: Wanted, *, batched: bool) -> Run:
-    for parameter in block.parameters():
-        nn.init.normal_(parameter, std=wanted.shape.std)
+    _initialise(block, wanted.shape.std)
     size = (wanted.rows, wanted.shape.d_model)
     x = torch.randn((1, *size) if batched else size, requires_grad=wanted.backward)
     if not wanted.backward:

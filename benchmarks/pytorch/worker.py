@@ -1,9 +1,10 @@
 """Runs cases in an environment that has PyTorch: one JSON request a line, one answer a line.
 
 {"make": {...}} makes a case, as a ``Wanted`` with its fields, runs it once, and answers with its
-number, or with an error; {"run": NUMBER} runs it once, or as many "times" as are asked for, and
-answers with the seconds of a run; {"forget": 1} drops the cases so far; {"compute": {...}} runs a
-layer once on given weights in float32, and answers with the file of its output.
+number, or with an error; {"run": NUMBER} runs it once, or as many "times"
+as are asked for, and answers with the seconds of a run; {"forget": 1} drops the cases so far;
+{"compute": {...}} runs a layer once on given weights in float32, and answers with the file of its
+output; {"train": {...}} does the same with training steps of a model.
 
 Its arguments are the device, cpu or cuda, and the dtype of weights and computations.
 """
@@ -18,9 +19,12 @@ from typing import Any
 import numpy
 import torch
 
-from benchmarks.pytorch.cartesian import CartesianLayer, Shape
+from benchmarks.pytorch.cartesian import CartesianLayer, Model, Shape
 from benchmarks.pytorch.cases import CASES, Run, Wanted
+from benchmarks.pytorch.training import AdamW, Training
 
+RECORDS = {"shape": Shape, "optimizer": AdamW}
+"""Fields of a ``Wanted`` that have fields themselves."""
 SHARE = 0.6
 """Of the machine's memory: a case that wants more is an error, not the end of the process."""
 
@@ -31,13 +35,16 @@ def answer(request: dict[str, Any], made: list[Run]) -> dict[str, Any]:
         return {"seconds": seconds_of(made[request["run"]], request.get("times", 1))}
     if "compute" in request:
         return compute(**request["compute"])
+    if "train" in request:
+        return train(**request["train"])
     if "forget" in request:
         made.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         return {}
     fields = request["make"]
-    wanted = Wanted(**{**fields, "shape": Shape(**fields["shape"])})
+    typed = {name: of(**fields[name]) for name, of in RECORDS.items() if name in fields}
+    wanted = Wanted(**{**fields, **typed})
     case = CASES[wanted.kind](wanted)
     seconds_of(case, 1)
     made.append(case)
@@ -64,6 +71,26 @@ def compute(experts: str, shape: dict[str, int], file: str) -> dict[str, Any]:
     with torch.no_grad():
         numpy.save(f"{file}.npy", layer(x).cpu().numpy())
     return {"file": f"{file}.npy"}
+
+
+def train(
+    experts: str, shape: dict[str, int], optimizer: dict[str, float], steps: int, file: str
+) -> dict[str, Any]:
+    """Train the model on the weights and the tokens, [batch, seq + 1], of a file.
+
+    What it leaves in a file: logits before, losses of all steps, and weights after, by name.
+    """
+    arrays = {name: torch.from_numpy(array) for name, array in numpy.load(file).items()}
+    tokens = arrays.pop("tokens").to(torch.get_default_device(), torch.int64)
+    model = Model(Shape(**shape), experts).float()
+    model.load_state_dict(arrays)
+    with torch.no_grad():
+        logits = model.logits(tokens[:, :-1]).cpu().numpy()
+    training = Training(model, AdamW(**optimizer))
+    losses = [training.step(tokens) for _ in range(steps)]
+    after = {name: weight.cpu().numpy() for name, weight in model.state_dict().items()}
+    numpy.savez(f"{file}.after.npz", logits=logits, losses=losses, **after)
+    return {"file": f"{file}.after.npz"}
 
 
 def limit_memory() -> None:

@@ -20,8 +20,9 @@ for line in sys.stdin:
     with open({log!r}, "a") as log:
         log.write(line)
     if "make" in request:
-        form = request["make"]["experts"]
-        reply = {{"error": "none here"}} if form == "batched_mm" else {{"number": 7}}
+        reply = {{"number": 7}}
+        if request["make"]["experts"] == "batched_mm":
+            reply = {{"error": "none here"}}
     else:
         time.sleep(0.02)
         reply = {{"seconds": 0.02}}
@@ -69,7 +70,20 @@ def test_cases_take_turns_and_ratios_are_theirs_to_ours(torch, tmp_path, monkeyp
 
 def test_a_model_with_dense_layers_has_no_twin_in_pytorch(torch):
     words = message_of(step_group, torch, tiny.config(parallel={"data": -1}))
-    assert words == "--config: every layer of PyTorch's model is a mixture: interval=1 wanted"
+    assert words == "config.model.moe.interval=2 is not allowed: PyTorch's model knows 1 alone"
+
+
+def test_a_step_that_computes_layers_again_is_timed_against_both_kinds(torch, tmp_path):
+    moe = {"interval": 1, "num_experts": 3, "d_expert": 4}
+    for remat, forms in {"none": [False] * 2, "full": [False, False, True, True]}.items():
+        (tmp_path / "requests").unlink(missing_ok=True)
+        model = {"num_layers": 1, "remat": remat, "moe": moe}
+        config = tiny.config(model=model, parallel={"data": -1})
+        names = [case.name for case in step_group(torch, config).cases]
+        wanted = [request["make"] for request in asked(tmp_path)]
+        assert [each["remat"] for each in wanted] == forms
+        assert names[1:3] == ["loop", "grouped"] and ("loop, remat" in names) == any(forms)
+        assert wanted[0]["optimizer"]["warmup_steps"] == config.optimizer.warmup_steps
 
 
 def test_a_python_that_cannot_serve_is_one_line(tmp_path):
