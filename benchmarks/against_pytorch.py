@@ -10,11 +10,15 @@ the step, learn what ours does (parity.py, step_parity.py). Ratios are PyTorch /
 1, ours is faster. Nothing is dropped in any of them. Losses that balance the load and statistics of
 the routing are computed in ours alone. Where the config has our step compute layers again in the
 backward pass, PyTorch's is timed both without that and with it.
+
+Temporary memory is what must be there beside arguments and results (benchmarks/pytorch/memory.py).
+Gradients are results of a layer; of a step they are temporary.
 """
 
 import argparse
 import dataclasses
 import json
+import os
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -47,7 +51,10 @@ from cartesian_moe_jax.process_memory import keep_freed_memory
 from cartesian_moe_jax.training.memory import take_memory
 
 ROOT = Path(__file__).parents[1]
-HEADER = ("case", "experts", "ms", "quartiles", "PyTorch / ours", "of peak")
+HEADER = ("case", "experts", "ms", "quartiles", "PyTorch / ours", "of peak", "temporary MB")
+QUIET = {"KINETO_LOG_LEVEL": "6", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+"""Else PyTorch's profiler prints lines for its developers, and warns of the gradients of the run
+before, which are released while it looks."""
 PAUSE = 0.05
 """Seconds before each run: threads of the other library that still spin are asleep by then."""
 OWN_FORMS, BLOCK_FORMS = ("loop", "grouped"), ("eager", "grouped_mm", "batched_mm")
@@ -62,6 +69,13 @@ class Group(NamedTuple):
     cases: list[Case]
 
 
+class Made(NamedTuple):
+    """A case in PyTorch's process."""
+
+    number: int
+    temporary_bytes: int
+
+
 class PyTorch:
     """A process that runs PyTorch's cases."""
 
@@ -69,23 +83,25 @@ class PyTorch:
         command = [python, "-m", "benchmarks.pytorch.worker", device, dtype]
         pipe = subprocess.PIPE
         try:
-            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT)
+            self._process = subprocess.Popen(
+                command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT, env=os.environ | QUIET
+            )
         except OSError as error:
             raise UserError(f"--python={python} cannot be run: {error.strerror}") from error
         self.about = self._read()
 
     def case(self, name: str, **wanted: Any) -> Case | None:
         """Make a case; None, and a line that says why, where PyTorch cannot."""
-        number = self.make(**wanted)
-        if isinstance(number, str):
-            print(f"{name} is left out: {number}")
+        made = self.make(**wanted)
+        if isinstance(made, str):
+            print(f"{name} is left out: {made}")
             return None
-        return Case(name, lambda: self._ask({"run": number}), 0, 0.0)
+        return Case(name, lambda: self._ask({"run": made.number}), made.temporary_bytes, 0.0)
 
-    def make(self, **wanted: Any) -> int | str:
-        """Make a case; return its number, or why PyTorch cannot."""
+    def make(self, **wanted: Any) -> Made | str:
+        """Make a case, or say why PyTorch cannot."""
         reply = self._ask({"make": wanted})
-        return reply["error"] if "error" in reply else reply["number"]
+        return reply["error"] if "error" in reply else Made(**reply)
 
     def time(self, number: int, times: int, repeats: int) -> float | str:
         """Return the median milliseconds of a case, or why PyTorch cannot run it."""
@@ -217,6 +233,7 @@ def rows_of(group: Group, timings: Sequence[Timing]) -> list[tuple[str, ...]]:
             timing.quartiles(),
             f"{timing.median / ours:.2f}" if index else "",
             timing.of_peak(peak),
+            f"{timing.case.temporary_bytes / 1e6:.1f}",
         )
         for index, timing in enumerate(timings)
     ]

@@ -30,7 +30,8 @@ class Case:
     run: Callable[[], Any]
     """Runs it once; what it returns is waited for."""
     temporary_bytes: int
-    """Memory it takes beside its arguments and results, as the compiler states it."""
+    """Memory it takes beside its arguments and results, as the compiler states it, or as was
+    measured where there is no compiler."""
     compile_seconds: float
     flops: float = 0.0
     """Floating-point operations that it needs, without recomputation; 0: not counted."""

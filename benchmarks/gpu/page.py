@@ -45,7 +45,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             *("what", "batch", "seq_len", "ms", "tokens_per_s", "tflops", "peak_share"),
             *("temporary_bytes", "compile_seconds"),
         ),
-        "pytorch": (*LAYER, "ms", "tflops", "peak_share", "to_ours", "none"),
+        "pytorch": (*LAYER, "ms", "tflops", "peak_share", "to_ours", "temporary_bytes", "none"),
         "decode": ("what", "window", "tokens", "ms", "tokens_per_s"),
     }
 )

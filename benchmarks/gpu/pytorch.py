@@ -61,15 +61,17 @@ def _time(context: Context, torch: PyTorch, kind: str, forms: Any, layer: Layer)
     except jax.errors.JaxRuntimeError as error:
         context.record.add(**found, by="ours", none=one_line(error))
         return
-    context.record.add(**found, by="ours", ms=ms, **context.rate(operations, ms))
+    memory = {"temporary_bytes": ours.temporary_bytes}
+    context.record.add(**found, by="ours", ms=ms, **context.rate(operations, ms), **memory)
     fields = {"d_model": d_model, "d_expert": width, "experts": experts, "top_k": top_k}
     runs = context.sizes.pytorch_runs
     for form in forms:
-        number = torch.make(kind=kind, experts=form, rows=tokens, shape=fields)
-        theirs = number if isinstance(number, str) else torch.time(number, runs, REPEATS)
+        made = torch.make(kind=kind, experts=form, rows=tokens, shape=fields)
+        theirs = made if isinstance(made, str) else torch.time(made.number, runs, REPEATS)
         found["by"] = f"PyTorch {form}"
         if isinstance(theirs, str):
             context.record.add(**found, none=theirs)
             continue
         rate = context.rate(operations, theirs)
-        context.record.add(**found, ms=theirs, to_ours=theirs / ms, **rate)
+        memory = {"temporary_bytes": made.temporary_bytes}
+        context.record.add(**found, ms=theirs, to_ours=theirs / ms, **rate, **memory)

@@ -1,7 +1,7 @@
 """Runs cases in an environment that has PyTorch: one JSON request a line, one answer a line.
 
-{"make": {...}} makes a case, as a ``Wanted`` with its fields, runs it once, and answers with its
-number, or with an error; {"run": NUMBER} runs it once, or as many "times"
+{"make": {...}} makes a case, as a ``Wanted`` with its fields, runs it twice, and answers with its
+number and its temporary memory, or with an error; {"run": NUMBER} runs it once, or as many "times"
 as are asked for, and answers with the seconds of a run; {"forget": 1} drops the cases so far;
 {"compute": {...}} runs a layer once on given weights in float32, and answers with the file of its
 output; {"train": {...}} does the same with training steps of a model.
@@ -21,6 +21,7 @@ import torch
 
 from benchmarks.pytorch.cartesian import CartesianLayer, Model, Shape
 from benchmarks.pytorch.cases import CASES, Run, Wanted
+from benchmarks.pytorch.memory import temporary_bytes
 from benchmarks.pytorch.training import AdamW, Training
 
 RECORDS = {"shape": Shape, "optimizer": AdamW}
@@ -47,8 +48,9 @@ def answer(request: dict[str, Any], made: list[Run]) -> dict[str, Any]:
     wanted = Wanted(**{**fields, **typed})
     case = CASES[wanted.kind](wanted)
     seconds_of(case, 1)
+    temporary = temporary_bytes(case)
     made.append(case)
-    return {"number": len(made) - 1}
+    return {"number": len(made) - 1, "temporary_bytes": temporary}
 
 
 def seconds_of(case: Run, times: int) -> float:

@@ -20,7 +20,7 @@ for line in sys.stdin:
     with open({log!r}, "a") as log:
         log.write(line)
     if "make" in request:
-        reply = {{"number": 7}}
+        reply = {{"number": 7, "temporary_bytes": 2500000}}
         if request["make"]["experts"] == "batched_mm":
             reply = {{"error": "none here"}}
     else:
@@ -63,6 +63,7 @@ def test_cases_take_turns_and_ratios_are_theirs_to_ours(torch, tmp_path, monkeyp
     timings = time_group(group, rounds=2)
     assert sum("run" in request for request in asked(tmp_path)) == 2 * (2 + 2)
     ours, loop, _ = rows_of(group, timings)
+    assert loop[-1] == "2.5" and timings[1].record()["temporary_bytes"] == 2500000
     assert ours[0] == "cartesian, E=3, width 4" and ours[4] == "" and loop[0] == ""
     assert float(loop[4]) == pytest.approx(timings[1].median / timings[0].median, abs=0.01)
     assert timings[1].median >= 20

@@ -160,7 +160,7 @@ for line in sys.stdin:
     if "compute" in request or request.get("make", dict()).get("experts") == "eager":
         reply = {{"error": "none here"}}
     elif "make" in request:
-        reply = {{"number": 3}}
+        reply = {{"number": 3, "temporary_bytes": 40}}
     print(json.dumps(reply), flush=True)
 """
 
@@ -173,6 +173,7 @@ def test_pytorch_beside_ours(context, tmp_path, monkeypatch):
     pytorch.run(context._replace(python=str(program)))
     ours, eager, grouped = context.record.measurements
     assert ours["by"] == "ours" and eager["none"] == "none here"
+    assert grouped["temporary_bytes"] == 40 and ours["temporary_bytes"] > 0
     assert grouped["ms"] == 500 and grouped["to_ours"] == 500 / ours["ms"]
     assert any("PyTorch 0 on none" in note for note in context.record.content["notes"])
 
