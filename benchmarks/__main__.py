@@ -3,6 +3,8 @@
 import runpy
 import sys
 
+from cartesian_moe_jax.errors import UserError
+
 BENCHMARKS = {
     "suite": "all of those below that need no run: tables in one page, JSON, a picture",
     "experts": "grouped experts against one dense feed-forward on the same rows",
@@ -22,7 +24,7 @@ BENCHMARKS = {
 
 
 def main() -> None:
-    """Run the benchmark that is named."""
+    """Run the benchmark that is named; wrong input is one line and exit status 2."""
     name = sys.argv[1] if sys.argv[1:] else ""
     if name not in BENCHMARKS:
         lines = [f"{known:16} {meaning}" for known, meaning in BENCHMARKS.items()]
@@ -30,7 +32,11 @@ def main() -> None:
         print(*said, "python -m benchmarks NAME [--help]:", *lines, sep="\n", file=sys.stderr)
         sys.exit(2)
     del sys.argv[1]
-    runpy.run_module(f"benchmarks.{name}", run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(f"benchmarks.{name}", run_name="__main__", alter_sys=True)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

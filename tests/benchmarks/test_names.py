@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from benchmarks import __main__ as names
+from cartesian_moe_jax.errors import UserError
 
 
 @pytest.mark.parametrize("name", names.BENCHMARKS)
@@ -19,6 +20,18 @@ def test_a_name_runs_its_benchmark(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         names.main()
     assert ended.value.code == 0 and "--after" in capsys.readouterr().out
+
+
+def test_wrong_input_is_one_line(monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise UserError("--python=none cannot be run")
+
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "layer"])
+    monkeypatch.setattr(names.runpy, "run_module", refuse)
+    with pytest.raises(SystemExit) as ended:
+        names.main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: --python=none cannot be run\n"
 
 
 @pytest.mark.parametrize("words", [[], ["stp"]])
