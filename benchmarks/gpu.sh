@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PYTHON=${PYTHON:-python3}
 for package in jax flax optax orbax.checkpoint jaxtyping; do
-    if ! "$PYTHON" -c "import $package" 2>/dev/null; then
+    if ! "$PYTHON" -c "import $package" > /dev/null 2>&1; then
         echo "error: PYTHON=$PYTHON has no $package: name one that has, as in PYTHON=.venv/bin/python" >&2
         exit 2
     fi

@@ -161,6 +161,21 @@ def test_the_launcher_is_clean_and_hands_on_its_arguments(tmp_path):
     assert done.stdout.splitlines() == words
 
 
+def test_a_python_without_jax_is_one_line(tmp_path):
+    program = tmp_path / "python"
+    program.write_text('#!/usr/bin/env bash\n[[ "$2" == "import jax" ]]\n')
+    program.chmod(0o755)
+    done = subprocess.run(
+        [ROOT / "benchmarks" / "gpu.sh"],
+        env={**os.environ, "PYTHON": str(program)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    said = f"error: PYTHON={program} has no flax: name one that has, as in PYTHON=.venv/bin/python"
+    assert done.stderr.splitlines() == [said]
+
+
 def test_machine_says_what_is_not_installed(monkeypatch):
     monkeypatch.setattr(driver, "PACKAGES", ("jax", "no-such-package"))
     about = driver.machine()
