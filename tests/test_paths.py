@@ -57,7 +57,7 @@ def test_a_local_path_is_pathlibs_and_its_tilde_is_expanded(monkeypatch, tmp_pat
 
 
 @pytest.mark.parametrize("text", ["gs://bucket", "gs://bucket/a/b", "s3://bucket/a", "az://b/a"])
-def test_a_remote_path_stays_as_it_is(text):
+def test_a_remote_path_stays_as_they_are(text):
     path = as_path(text)
     assert is_remote(path)
     assert str(path) == str(absolute(path)) == str(as_path(path)) == text

@@ -1,7 +1,7 @@
 """Grouped feed-forward composed of grouped matmuls, whose three legs are chosen one by one."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -54,7 +54,7 @@ def forward_by(multiply: Multiply) -> Callable[..., tuple[Rows, ...]]:
         rows: Rows, weights: tuple[Stacked, ...], group_sizes: Sizes, finish: Finish
     ) -> tuple[Rows, ...]:
         products = [multiply(rows, weight, group_sizes, False) for weight in weights]
-        return _cast(finish(*_widen(products)), rows.dtype)
+        return finished(finish, products, rows.dtype)
 
     return forward
 
@@ -74,14 +74,19 @@ def to_rows_by(multiply: Multiply) -> Callable[..., tuple[Rows, ...]]:
             for d_output, weight in zip(d_outputs, weights, strict=True)
         ]
         first, *others = _widen(products)
-        return _cast(finish(sum(others, first), *_widen(beside)), d_outputs[0].dtype)
+        return finished(finish, (sum(others, first), *beside), d_outputs[0].dtype)
 
     return to_rows
 
 
-def as_it_is(product: Rows) -> tuple[Rows]:
+def finished(finish: Finish, arrays: Sequence[Rows], dtype: DTypeLike) -> tuple[Rows, ...]:
+    """finish(*arrays) in float32, or float64 if they are; in `dtype`."""
+    return _cast(finish(*_widen(arrays)), dtype)
+
+
+def as_they_are(*products: Rows) -> tuple[Rows, ...]:
     """Finishes nothing."""
-    return (product,)
+    return products
 
 
 class Residuals(NamedTuple):
@@ -115,7 +120,7 @@ def _forward(
     # The narrow weights are not kept: they would be a second copy, and casting again is cheap.
     *into, down = _narrow(weights, rows.dtype)
     *pre, hidden = matmul.forward(rows, tuple(into), group_sizes, activation.keep_and_activate)
-    (output,) = matmul.forward(hidden, (down,), group_sizes, as_it_is)
+    (output,) = matmul.forward(hidden, (down,), group_sizes, as_they_are)
     kept = PreActivation(pre[0] if activation.gated else None, pre[-1])
     return _keep_live(output, group_sizes), Residuals(rows, group_sizes, weights, kept)
 
@@ -131,7 +136,7 @@ def _backward(
     hidden, *d_pre = matmul.to_rows(
         (d_output,), (down,), group_sizes, activation.recompute_and_pull, *jax.tree.leaves(pre)
     )
-    (d_rows,) = matmul.to_rows(tuple(d_pre), tuple(into), group_sizes, as_it_is)
+    (d_rows,) = matmul.to_rows(tuple(d_pre), tuple(into), group_sizes, as_they_are)
     d_into = [matmul.to_weights(rows, d_each, group_sizes) for d_each in d_pre]
     d_down = matmul.to_weights(hidden, d_output, group_sizes)
     d_weights = FeedForwardWeights(d_into[0] if activation.gated else None, d_into[-1], d_down)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from cartesian_moe_jax.kernels.activations import get_activation
 from cartesian_moe_jax.kernels.blocks import LegShape
-from cartesian_moe_jax.kernels.composed import GroupedMatmul, as_it_is
+from cartesian_moe_jax.kernels.composed import GroupedMatmul, as_they_are
 
 _GATED = get_activation("swiglu")
 
@@ -72,11 +72,11 @@ def run_of(shape: LegShape, matmul: GroupedMatmul) -> Run:
     """The leg as a feed-forward with SwiGLU runs it, a function of `operands`."""
 
     def forward(rows: Any, weights: Any, sizes: Any) -> Any:
-        finish = _GATED.keep_and_activate if shape.products == 2 else as_it_is
+        finish = _GATED.keep_and_activate if shape.products == 2 else as_they_are
         return matmul.forward(rows, weights, sizes, finish)
 
     def to_rows(d_outputs: Any, weights: Any, sizes: Any, beside: Any) -> Any:
-        finish = _GATED.recompute_and_pull if beside else as_it_is
+        finish = _GATED.recompute_and_pull if beside else as_they_are
         return matmul.to_rows(d_outputs, weights, sizes, finish, *beside)
 
     legs = {"forward": forward, "to_rows": to_rows, "to_weights": matmul.to_weights}

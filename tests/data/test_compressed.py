@@ -48,7 +48,7 @@ def test_a_file_of_several_members_is_read_to_its_end(tmp_path, monkeypatch, suf
     assert content_of(path, suffix) == TEXT
 
 
-def test_a_plain_file_is_read_as_it_is(tmp_path):
+def test_a_plain_file_is_read_as_they_are(tmp_path):
     assert content_of(write(tmp_path, "", TEXT), "") == TEXT
     assert content_of(write(tmp_path, "", b""), "") == b""
 

@@ -167,7 +167,7 @@ def test_reports_arrive_one_at_a_time(workers):
 
 
 @WORKERS
-def test_what_a_job_says_is_wrong_arrives_as_it_is(workers):
+def test_what_a_job_says_is_wrong_arrives_as_they_are(workers):
     replies = run(
         {"what": ""}, {"what": "wrong", "value": "file:3 é"}, {"what": ""}, workers=workers
     )
