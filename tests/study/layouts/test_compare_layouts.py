@@ -142,9 +142,9 @@ from cartesian_moe_jax.study.layouts.row import Row
 folder = Path(__file__).parent
 for line in sys.stdin:
     layout = json.loads(line)["config"]["parallel"]["layout"]
-    (folder / f"{layout}.pid").write_text(str(os.getpid()))
+    (folder / f"{layout}.{os.getpid()}.pid").touch()
     if layout == "data":  # until another process works beside this one
-        while not (folder / "fsdp.pid").exists():
+        while not list(folder.glob("fsdp.*.pid")):
             time.sleep(0.01)
     if layout == "tensor":
         time.sleep(600)
@@ -158,8 +158,9 @@ def test_several_compile_at_once_in_order_and_end_when_they_are_left(tmp_path, m
     rows = jobs.rows_of(cases, target, setup, workers=2)
     assert [next(rows).layout, next(rows).layout] == ["data", "fsdp"]
     rows.close()
-    for file in tmp_path.glob("*.pid"):
-        assert not Path(f"/proc/{file.read_text()}").exists()
+    started = {file.name.split(".")[1] for file in tmp_path.glob("*.pid")}
+    assert len(started) == 2
+    assert not any(Path(f"/proc/{process}").exists() for process in started)
 
 
 def test_a_comparison_that_is_stopped_prints_what_it_has(tmp_path, monkeypatch, capsys):
