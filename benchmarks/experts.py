@@ -194,7 +194,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--d_expert", type=int, nargs="+", default=[512, 1024])
     parser.add_argument("--experts", type=int, nargs="+", default=[16, 64])
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--backend", choices=["auto", *BACKENDS], default="tiled")
+    parser.add_argument("--backend", choices=["auto", *BACKENDS], default="auto")
     parser.add_argument("--ragged_dot", action="store_true", help="time that too: it is slow")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", help="file to write the measurements to")

@@ -37,15 +37,15 @@ class Activation:
         return self.hidden(pre[0] if self.gated else None, pre[-1])
 
 
-# The Gaussian error linear unit itself, not its tanh approximation.
-_exact_gelu = functools.partial(jax.nn.gelu, approximate=False)
+exact_gelu = functools.partial(jax.nn.gelu, approximate=False)
+"""The Gaussian error linear unit itself, not its tanh approximation."""
 
 ACTIVATIONS: Mapping[str, Activation] = MappingProxyType(
     {
         "swiglu": Activation(jax.nn.silu, gated=True),
-        "geglu": Activation(_exact_gelu, gated=True),
+        "geglu": Activation(exact_gelu, gated=True),
         "reglu": Activation(jax.nn.relu, gated=True),
-        "gelu": Activation(_exact_gelu, gated=False),
+        "gelu": Activation(exact_gelu, gated=False),
         "relu": Activation(jax.nn.relu, gated=False),
     }
 )

@@ -8,6 +8,8 @@ from jaxtyping import Array, Float, Int
 from cartesian_moe_jax.kernels.activations import Activation, get_activation
 from cartesian_moe_jax.kernels.by_leg import by_leg_feed_forward, triton_feed_forward
 from cartesian_moe_jax.kernels.megablox import megablox_feed_forward
+from cartesian_moe_jax.kernels.native import native_feed_forward
+from cartesian_moe_jax.kernels.native_library import native_library_problem
 from cartesian_moe_jax.kernels.ragged import ragged_feed_forward
 from cartesian_moe_jax.kernels.reference import reference_feed_forward
 from cartesian_moe_jax.kernels.tiled import tiled_feed_forward
@@ -23,6 +25,7 @@ Backend = Callable[
 BACKENDS: Mapping[str, Backend] = MappingProxyType(
     {
         "reference": reference_feed_forward,
+        "native": native_feed_forward,
         "tiled": tiled_feed_forward,
         "megablox": megablox_feed_forward,
         "triton": triton_feed_forward,
@@ -31,8 +34,11 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
     }
 )
 
-BEST: Mapping[str, str] = MappingProxyType({"cpu": "tiled", "gpu": "by_leg", "tpu": "megablox"})
-"""The backend that "auto" means, by the platform that programs are compiled for."""
+BEST: Mapping[str, str] = MappingProxyType({"cpu": "native", "gpu": "by_leg", "tpu": "megablox"})
+"""The backend that "auto" means, by the platform that programs are compiled for.
+
+On CPU it means "tiled" where there is no C++ compiler.
+"""
 
 
 def grouped_feed_forward(
@@ -75,9 +81,13 @@ def grouped_feed_forward(
 
 
 def get_backend(name: str) -> Backend:
-    """The backend called `name`. Raises ValueError if there is none."""
-    if name == "auto":
-        name = BEST[target_platform()]
-    if name not in BACKENDS:
+    """The backend called `name`. Raises ValueError if there is none, or if it cannot run here."""
+    chosen = BEST[target_platform()] if name == "auto" else name
+    if chosen not in BACKENDS:
         raise ValueError(f"backend={name!r}: must be one of auto, {', '.join(BACKENDS)}")
-    return BACKENDS[name]
+    backend = BACKENDS[chosen]
+    if backend is native_feed_forward and (problem := native_library_problem()):
+        if name != "auto":
+            raise ValueError(f"backend={name!r}: {problem}")
+        return tiled_feed_forward
+    return backend

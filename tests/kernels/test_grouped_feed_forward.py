@@ -273,7 +273,7 @@ def test_temporary_memory_does_not_grow_with_the_experts(dtype):
     ("changes", "message"),
     [
         ({"activation": "silu"}, r"activation='silu': must be one of swiglu, "),
-        ({"backend": "dense"}, r"backend='dense': must be one of auto, reference, tiled"),
+        ({"backend": "dense"}, r"backend='dense': must be one of auto, reference, native, tiled"),
         ({"activation": "relu"}, r"weights.gate=array: must be None for activation='relu'"),
     ],
 )
