@@ -13,10 +13,9 @@ struct Panels {
 
   int64_t count() const { return (rows + kPanel - 1) / kPanel; }
   int64_t live(int64_t panel) const { return std::min(kPanel, rows - panel * kPanel); }
-  int64_t vectors(int64_t panel) const { return (live(panel) + kLanes - 1) / kLanes; }
-  int64_t width(int64_t panel) const { return vectors(panel) * kLanes; }
+  int64_t width(int64_t panel) const { return Padded(live(panel)); }
   int64_t start(int64_t panel, int64_t features) const { return panel * kPanel * features; }
-  int64_t padded() const { return (rows + kLanes - 1) / kLanes * kLanes; }
+  int64_t padded() const { return Padded(rows); }
 
   // From rows [rows][features] to panels; lanes without a row are zero.
   void pack(const float* from, int64_t features, float* to) const {
@@ -41,7 +40,7 @@ struct Panels {
                 float* to) const {
     for (int64_t i = 0; i < height; i += kHeight) {
       for (int64_t p = 0; p < count(); ++p) {
-        Multiply<kAdd>(std::min<int64_t>(kHeight, height - i), vectors(p), depth, a.from_row(i),
+        Multiply<kAdd>(std::min<int64_t>(kHeight, height - i), width(p) / kLanes, depth, a.from_row(i),
                        from + start(p, depth), to + start(p, height) + i * width(p), width(p));
       }
     }

@@ -39,7 +39,7 @@ inline std::vector<Rows> Pieces(const std::vector<Rows>& groups, int64_t threads
   std::vector<Rows> pieces;
   for (const auto& [expert, start, count] : groups) {
     const int64_t number = (count + most - 1) / most;
-    const int64_t height = number ? Panels{(count + number - 1) / number}.padded() : 1;
+    const int64_t height = number ? Padded((count + number - 1) / number) : 1;
     for (int64_t at = 0; at < count; at += height) {
       pieces.push_back({expert, start + at, std::min(height, count - at)});
     }

@@ -19,6 +19,9 @@ constexpr int kLanes = 4;
 typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
 typedef int32_t Integers __attribute__((vector_size(kLanes * sizeof(int32_t))));
 
+// `count` rounded up to whole vectors.
+constexpr int64_t Padded(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
+
 inline Vector Load(const float* from) {
   Vector vector;
   std::memcpy(&vector, from, sizeof vector);

@@ -47,12 +47,30 @@ struct Block {
   // Strips of kHeight inputs, in each the inputs of a row side by side.
   const float* pack_inputs(int64_t row, int64_t depth) const {
     float* packed = Scratch<0>(depth * of.n_inputs);
-    for (int64_t i = 0; i < of.n_inputs; i += kHeight) {
-      const int64_t height = std::min<int64_t>(kHeight, of.n_inputs - i);
+    const float* from = of.inputs + row * of.n_inputs;
+    const int64_t whole = of.n_inputs - of.n_inputs % kHeight;
+    for (int64_t i = 0; i < whole; i += kHeight) {
+      float* strip = packed + i * depth;
       for (int64_t k = 0; k < depth; ++k) {
-        std::memcpy(packed + i * depth + k * height, of.inputs + (row + k) * of.n_inputs + i,
-                    height * sizeof(float));
+        std::memcpy(strip + k * kHeight, from + k * of.n_inputs + i, kHeight * sizeof(float));
       }
+    }
+    float* rest = packed + whole * depth;
+    for (int64_t k = 0; k < depth; ++k) {
+      rest = std::copy(from + k * of.n_inputs + whole, from + (k + 1) * of.n_inputs, rest);
+    }
+    return packed;
+  }
+
+  // `width` columns of the outputs' gradients side by side, and zeros up to whole vectors.
+  const float* pack_outputs(int64_t row, int64_t depth, int64_t column, int64_t width) const {
+    const int64_t whole = width - width % kLanes, padded = Padded(width);
+    float* packed = Scratch<1>(depth * padded);
+    const float* from = of.d_outputs + row * of.n_outputs + column;
+    for (int64_t k = 0; k < depth; ++k, from += of.n_outputs) {
+      float* to = packed + k * padded;
+      for (int64_t j = 0; j < whole; j += kLanes) Store(to + j, Load(from + j));
+      if (whole < width) Store(to + whole, LoadFirst(from + whole, width - whole));
     }
     return packed;
   }
@@ -61,21 +79,15 @@ struct Block {
   template <bool kAdd>
   void add_panel(const float* inputs, int64_t row, int64_t depth, int64_t column,
                  float* to) const {
-    const int64_t width = std::min(kPanel, end - column), stride = of.n_outputs;
-    const int64_t vectors = (width + kLanes - 1) / kLanes, padded = vectors * kLanes;
-    float* panel = Scratch<1>(depth * padded);
-    for (int64_t k = 0; k < depth; ++k) {
-      const float* from = of.d_outputs + (row + k) * stride + column;
-      for (int64_t j = 0; j < padded; j += kLanes) {
-        Store(panel + k * padded + j, LoadFirst(from + j, width - j));
-      }
-    }
+    const int64_t width = std::min(kPanel, end - column), padded = Padded(width);
+    const int64_t stride = of.n_outputs;
+    const float* panel = pack_outputs(row, depth, column, width);
     for (int64_t i = 0; i < of.n_inputs; i += kHeight) {
       const int64_t height = std::min<int64_t>(kHeight, of.n_inputs - i);
       const Scalars<Order::kColumnMajor> strip{inputs + i * depth, height};
       float* tile = to + i * stride + column;
       if (width == padded) {
-        Multiply<kAdd>(height, vectors, depth, strip, panel, tile, stride);
+        Multiply<kAdd>(height, padded / kLanes, depth, strip, panel, tile, stride);
       } else {
         add_narrow_tile<kAdd>(height, width, depth, strip, panel, tile);
       }
@@ -86,9 +98,8 @@ struct Block {
   template <bool kAdd>
   void add_narrow_tile(int64_t height, int64_t width, int64_t depth,
                        Scalars<Order::kColumnMajor> strip, const float* panel, float* tile) const {
-    const int64_t vectors = (width + kLanes - 1) / kLanes;
     float whole[kHeight * kPanel];
-    Multiply<false>(height, vectors, depth, strip, panel, whole, kPanel);
+    Multiply<false>(height, Padded(width) / kLanes, depth, strip, panel, whole, kPanel);
     for (int64_t i = 0; i < height; ++i) {
       for (int64_t j = 0; j < width; ++j) {
         float& to = tile[i * of.n_outputs + j];
