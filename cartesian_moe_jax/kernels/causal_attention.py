@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cartesian_moe_jax.kernels.blocked_attention import blocked_attention
+from cartesian_moe_jax.kernels.native_attention import native_attention, native_takes
 from cartesian_moe_jax.kernels.splash_attention import splash_attention
 from cartesian_moe_jax.platform import target_platform
 
@@ -41,6 +42,7 @@ _library = functools.partial(jax.nn.dot_product_attention, is_causal=True)
 
 ATTENTIONS: Mapping[str, CausalAttention] = MappingProxyType(
     {
+        "native": CausalAttention(native_attention, partitions=False, takes=native_takes),
         "blocked": CausalAttention(blocked_attention, partitions=True),
         "xla": CausalAttention(functools.partial(_library, implementation="xla"), partitions=True),
         "cudnn": CausalAttention(
@@ -52,7 +54,7 @@ ATTENTIONS: Mapping[str, CausalAttention] = MappingProxyType(
     }
 )
 
-_PREFERRED = {"cpu": ("blocked",), "tpu": ("splash",), "gpu": ("cudnn", "xla")}
+_PREFERRED = {"cpu": ("native", "blocked"), "tpu": ("splash",), "gpu": ("cudnn", "xla")}
 """By the platform that programs are compiled for, best first; the last takes everything."""
 
 

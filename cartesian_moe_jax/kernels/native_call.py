@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
+from cartesian_moe_jax.kernels.native_library import NativeLibraryError, native_library_problem
 from cartesian_moe_jax.kernels.opaque_call import opaque_call
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -23,7 +24,11 @@ def native_call(
 
     `in_place` pairs numbers of arguments with those of the results that take their memory. All
     results vary over the mesh axes of the first array. There is no gradient.
+
+    Raises NativeLibraryError where there is no library.
     """
+    if problem := native_library_problem():
+        raise NativeLibraryError(problem)
     settings = {"target": target, "shapes": shapes, "in_place": in_place, **attributes}
     return opaque_call(_foreign, _results(shapes), *arrays, **settings)
 

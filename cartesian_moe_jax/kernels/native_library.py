@@ -17,7 +17,13 @@ from absl import logging
 from cartesian_moe_jax.cache import cache_folder
 
 SOURCES = Path(__file__).with_name("native")
-TARGETS = ("cartesian_moe_forward", "cartesian_moe_to_rows", "cartesian_moe_to_weights")
+TARGETS = (
+    "cartesian_moe_forward",
+    "cartesian_moe_to_rows",
+    "cartesian_moe_to_weights",
+    "cartesian_moe_attend",
+    "cartesian_moe_attend_gradients",
+)
 """The functions of the library: XLA calls them by these names."""
 
 _COMPILERS = ("c++", "g++", "clang++")

@@ -36,6 +36,12 @@ def test_blocked(seq, dtype, tolerance):
     assert_equals_the_library("blocked", (2, seq, 3, 8), dtype, tolerance)
 
 
+@pytest.mark.parametrize("d_head", [1, 8, 20, 64, 100])
+@pytest.mark.parametrize("seq", [1, 16, 47, 48, 49, 200])
+def test_native(seq, d_head):
+    assert_equals_the_library("native", (2, seq, 3, d_head), "float32", 1e-5)
+
+
 @pytest.mark.parametrize(("seq", "d_head"), [(1, 8), (200, 64), (256, 128), (129, 136)])
 @DTYPES
 def test_splash(seq, d_head, dtype, tolerance):
@@ -52,7 +58,8 @@ def test_blocks_of_splash_divide_the_sequence(filled, block):
 @pytest.mark.parametrize(
     ("platform", "dtype", "d_head", "name"),
     [
-        ("cpu", "float32", 64, "blocked"),
+        ("cpu", "float32", 64, "native"),
+        ("cpu", "bfloat16", 64, "blocked"),
         ("tpu", "bfloat16", 64, "splash"),
         ("tpu", "float32", 20, "splash"),
         ("gpu", "bfloat16", 128, "cudnn"),

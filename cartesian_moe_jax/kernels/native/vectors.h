@@ -43,9 +43,10 @@ inline void StoreFirst(float* to, Vector vector, int64_t count) {
   std::memcpy(to, &vector, count * sizeof(float));
 }
 
-// e^x to 2 units in the last place; what would overflow or vanish stops at e^88 or e^-87.
+// e^x to 2 units in the last place; from e^88 on it grows no more, below e^-87 it is 0.
 inline Vector Exp(Vector x) {
   const Vector most = Vector{} + 88.0f, least = Vector{} - 87.0f;
+  const Vector zero{}, whole = x;
   x = x > most ? most : x;
   x = x < least ? least : x;
   // Adding 1.5 * 2^23 rounds to an integer, which is then in the low bits.
@@ -60,8 +61,9 @@ inline Vector Exp(Vector x) {
   series = series * rest + 1.0f / 6;
   series = series * rest + 0.5f;
   series = series * rest * rest + rest + 1.0f;
-  return reinterpret_cast<Vector>(reinterpret_cast<Integers>(series) +
-                                  (reinterpret_cast<Integers>(shifted) << 23));
+  const Integers scaled = reinterpret_cast<Integers>(series) +
+                          (reinterpret_cast<Integers>(shifted) << 23);
+  return whole < least ? zero : reinterpret_cast<Vector>(scaled);
 }
 
 // Exchanges the blocks of kStep x kStep elements off the diagonal of two rows.
