@@ -5,6 +5,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from cartesian_moe_jax.kernels.activations import get_activation
+from cartesian_moe_jax.kernels.dense import dense_feed_forward
 from cartesian_moe_jax.layers.initializers import normal
 
 
@@ -22,6 +23,5 @@ class FeedForward(nnx.Module):
     def __call__(self, x: Float[Array, "*batch d_model"]) -> Float[Array, "*batch d_model"]:
         """Compute in x's dtype."""
         activation = get_activation(self.activation)
-        up = x @ self.up[...].astype(x.dtype)
-        gate = x @ self.gate[...].astype(x.dtype) if activation.gated else None
-        return activation.hidden(gate, up) @ self.down[...].astype(x.dtype)
+        gate = self.gate[...] if activation.gated else None
+        return dense_feed_forward(x, gate, self.up[...], self.down[...], activation)

@@ -43,12 +43,24 @@ def sort_by_expert(
     """Sort the pairs by expert: in a group the highest priority first, or as they come."""
     flat = expert_ids.reshape(-1).astype(jnp.int32)
     pairs = jnp.arange(flat.size, dtype=jnp.int32)
-    keys = (flat,) if priority is None else (flat, -priority.reshape(-1))
-    sorted_ids, *_, order = jax.lax.sort((*keys, pairs), num_keys=len(keys), is_stable=True)
+    if priority is None and (num_experts + 1) * flat.size <= 2**32:
+        sorted_ids, order = _sort_as_numbers(flat, pairs)
+    else:
+        keys = (flat,) if priority is None else (flat, -priority.reshape(-1))
+        sorted_ids, *_, order = jax.lax.sort((*keys, pairs), num_keys=len(keys), is_stable=True)
     position = jnp.zeros_like(pairs).at[order].set(pairs, unique_indices=True)
     bounds = jnp.searchsorted(sorted_ids, jnp.arange(num_experts + 1, dtype=jnp.int32))
     sizes = jnp.diff(bounds).astype(jnp.int32)
     return Sorted(order, position.reshape(expert_ids.shape), sizes)
+
+
+def _sort_as_numbers(
+    ids: Int[Array, "pairs"], pairs: Int[Array, "pairs"]
+) -> tuple[Int[Array, "pairs"], Int[Array, "pairs"]]:
+    """Sort id and pair as one number, which takes XLA:CPU a quarter of the time of two."""
+    each = jnp.uint32(pairs.size)
+    together = jnp.sort(ids.astype(jnp.uint32) * each + pairs.astype(jnp.uint32))
+    return (together // each).astype(jnp.int32), (together % each).astype(jnp.int32)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
