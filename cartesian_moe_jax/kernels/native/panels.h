@@ -6,15 +6,17 @@
 
 namespace cartesian_moe {
 
-// `rows` rows cut into panels of at most kPanel rows. A panel is a matrix [features][width], whose
-// width is that of whole vectors; panels of an array follow one another.
+// `rows` rows cut into panels of equal width, the last of which may be narrower. A panel is a
+// matrix [features][width], whose width is that of whole vectors, at most kPanel; the panels of an
+// array follow one another.
 struct Panels {
   int64_t rows;
 
   int64_t count() const { return (rows + kPanel - 1) / kPanel; }
-  int64_t live(int64_t panel) const { return std::min(kPanel, rows - panel * kPanel); }
+  int64_t widest() const { return count() ? Padded((rows + count() - 1) / count()) : 0; }
+  int64_t live(int64_t panel) const { return std::min(widest(), rows - panel * widest()); }
   int64_t width(int64_t panel) const { return Padded(live(panel)); }
-  int64_t start(int64_t panel, int64_t features) const { return panel * kPanel * features; }
+  int64_t start(int64_t panel, int64_t features) const { return panel * widest() * features; }
   int64_t padded() const { return Padded(rows); }
 
   // From rows [rows][features] to panels; lanes without a row are zero.
@@ -22,7 +24,7 @@ struct Panels {
     for (int64_t p = 0; p < count(); ++p) {
       float* panel = to + start(p, features);
       if (live(p) < width(p)) std::fill_n(panel, width(p) * features, 0.0f);
-      Transpose(from + p * kPanel * features, features, live(p), features, panel, width(p));
+      Transpose(from + start(p, features), features, live(p), features, panel, width(p));
     }
   }
 
@@ -30,7 +32,7 @@ struct Panels {
   void unpack(const float* from, int64_t features, float* to) const {
     for (int64_t p = 0; p < count(); ++p) {
       Transpose(from + start(p, features), width(p), features, live(p),
-                to + p * kPanel * features, features);
+                to + start(p, features), features);
     }
   }
 

@@ -66,26 +66,67 @@ inline Vector Exp(Vector x) {
   return whole < least ? zero : reinterpret_cast<Vector>(scaled);
 }
 
-// Exchanges the blocks of kStep x kStep elements off the diagonal of two rows.
-template <int kStep, int... kLane>
-inline void Exchange(Vector& upper, Vector& lower, std::integer_sequence<int, kLane...>) {
-  const Vector first = upper, second = lower;
-  upper = __builtin_shufflevector(first, second,
-                                  ((kLane & kStep) ? kLanes + (kLane ^ kStep) : kLane)...);
-  lower = __builtin_shufflevector(first, second,
-                                  ((kLane & kStep) ? kLanes + kLane : (kLane ^ kStep))...);
+// Lanes in blocks of four: what processors shuffle fastest.
+constexpr int kBlock = 4;
+
+// Which lane of (first, second) comes to `lane` of the lower or upper half of all pairs, in blocks
+// of four lanes and in pairs of kWidth: for kWidth = 1, a0 b0 a1 b1 and a2 b2 a3 b3.
+template <int kWidth, bool kUpper>
+constexpr int Interleaved(int lane) {
+  const int within = lane % kBlock, pair = within / (2 * kWidth), of = within / kWidth % 2;
+  return lane - within + (kUpper ? kBlock / 2 : 0) + pair * kWidth + within % kWidth + of * kLanes;
 }
 
-template <int kStep>
-inline void TransposeFrom(Vector (&rows)[kLanes]) {
-  if constexpr (kStep < kLanes) {
+// The same for the even or odd blocks of first, and then those of second.
+template <bool kOdd>
+constexpr int Halved(int lane) {
+  const int block = lane / kBlock, half = kLanes / kBlock / 2;
+  const int from = block < half ? 2 * block : 2 * (block - half);
+  return (from + kOdd) * kBlock + lane % kBlock + (block < half ? 0 : kLanes);
+}
+
+template <int kWidth, int... kLane>
+inline void Interleave(Vector first, Vector second, Vector& lower, Vector& upper,
+                       std::integer_sequence<int, kLane...>) {
+  lower = __builtin_shufflevector(first, second, Interleaved<kWidth, false>(kLane)...);
+  upper = __builtin_shufflevector(first, second, Interleaved<kWidth, true>(kLane)...);
+}
+
+template <int... kLane>
+inline void Halve(Vector first, Vector second, Vector& even, Vector& odd,
+                  std::integer_sequence<int, kLane...>) {
+  even = __builtin_shufflevector(first, second, Halved<false>(kLane)...);
+  odd = __builtin_shufflevector(first, second, Halved<true>(kLane)...);
+}
+
+// Transposes the blocks of 4 x 4 within four rows.
+inline void TransposeBlocks(Vector* rows) {
+  constexpr auto kAll = std::make_integer_sequence<int, kLanes>();
+  Vector low[2], high[2];
+  for (int i = 0; i < 2; ++i) Interleave<1>(rows[2 * i], rows[2 * i + 1], low[i], high[i], kAll);
+  Interleave<2>(low[0], low[1], rows[0], rows[1], kAll);
+  Interleave<2>(high[0], high[1], rows[2], rows[3], kAll);
+}
+
+// Transposes kLanes x kLanes elements.
+inline void TransposeSquare(Vector (&rows)[kLanes]) {
+  constexpr auto kAll = std::make_integer_sequence<int, kLanes>();
 #pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) {
-      if (!(i & kStep)) {
-        Exchange<kStep>(rows[i], rows[i + kStep], std::make_integer_sequence<int, kLanes>());
-      }
+  for (int i = 0; i < kLanes; i += kBlock) TransposeBlocks(rows + i);
+  if constexpr (kLanes == 2 * kBlock) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kBlock; ++i) {
+      Halve(rows[i], rows[i + kBlock], rows[i], rows[i + kBlock], kAll);
     }
-    TransposeFrom<2 * kStep>(rows);
+  } else if constexpr (kLanes == 4 * kBlock) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kBlock; ++i) {
+      Vector even[2], odd[2];
+      Halve(rows[i], rows[i + kBlock], even[0], odd[0], kAll);
+      Halve(rows[i + 2 * kBlock], rows[i + 3 * kBlock], even[1], odd[1], kAll);
+      Halve(even[0], even[1], rows[i], rows[i + 2 * kBlock], kAll);
+      Halve(odd[0], odd[1], rows[i + kBlock], rows[i + 3 * kBlock], kAll);
+    }
   }
 }
 
@@ -93,14 +134,14 @@ inline void TransposeFrom(Vector (&rows)[kLanes]) {
 inline void Transpose(const float* from, int64_t from_stride, int64_t height, int64_t width,
                       float* to, int64_t to_stride) {
   const int64_t whole_height = height - height % kLanes, whole_width = width - width % kLanes;
-  for (int64_t j = 0; j < whole_width; j += kLanes) {
-    for (int64_t i = 0; i < whole_height; i += kLanes) {
+  for (int64_t i = 0; i < whole_height; i += kLanes) {
+    for (int64_t j = 0; j < whole_width; j += kLanes) {
       Vector rows[kLanes];
-#pragma GCC unroll 16
-      for (int k = 0; k < kLanes; ++k) rows[k] = Load(from + (i + k) * from_stride + j);
-      TransposeFrom<1>(rows);
-#pragma GCC unroll 16
-      for (int k = 0; k < kLanes; ++k) Store(to + (j + k) * to_stride + i, rows[k]);
+      const float* source = from + i * from_stride + j;
+      for (int k = 0; k < kLanes; ++k, source += from_stride) rows[k] = Load(source);
+      TransposeSquare(rows);
+      float* target = to + j * to_stride + i;
+      for (int k = 0; k < kLanes; ++k, target += to_stride) Store(target, rows[k]);
     }
   }
   for (int64_t i = 0; i < height; ++i) {

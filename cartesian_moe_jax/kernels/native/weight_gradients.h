@@ -33,11 +33,13 @@ struct Block {
     for (int64_t row = 0; row < rows.count; row += kDepth) {
       const int64_t depth = std::min(kDepth, rows.count - row);
       const float* inputs = pack_inputs(rows.start + row, depth);
-      for (int64_t column = first; column < end; column += kPanel) {
+      const Panels columns{end - first};
+      for (int64_t p = 0; p < columns.count(); ++p) {
+        const int64_t column = first + columns.start(p, 1);
         if (row == 0) {
-          add_panel<false>(inputs, rows.start + row, depth, column, to);
+          add_panel<false>(inputs, rows.start + row, depth, column, columns.live(p), to);
         } else {
-          add_panel<true>(inputs, rows.start + row, depth, column, to);
+          add_panel<true>(inputs, rows.start + row, depth, column, columns.live(p), to);
         }
       }
     }
@@ -75,12 +77,11 @@ struct Block {
     return packed;
   }
 
-  // The panel of columns that begins at `column`: to = inputs^T d_outputs, or to += that.
+  // `width` columns from `column` on: to = inputs^T d_outputs, or to += that.
   template <bool kAdd>
-  void add_panel(const float* inputs, int64_t row, int64_t depth, int64_t column,
+  void add_panel(const float* inputs, int64_t row, int64_t depth, int64_t column, int64_t width,
                  float* to) const {
-    const int64_t width = std::min(kPanel, end - column), padded = Padded(width);
-    const int64_t stride = of.n_outputs;
+    const int64_t padded = Padded(width), stride = of.n_outputs;
     const float* panel = pack_outputs(row, depth, column, width);
     for (int64_t i = 0; i < of.n_inputs; i += kHeight) {
       const int64_t height = std::min<int64_t>(kHeight, of.n_inputs - i);
