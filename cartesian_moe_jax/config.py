@@ -79,7 +79,8 @@ class MoEConfig:
     )
     backend: str = setting(
         "auto",
-        "Kernel of the experts: auto (megablox on TPU, by_leg on GPU, else tiled), tiled, "
+        "Kernel of the experts: auto (megablox on TPU, by_leg on GPU, native on CPU), native "
+        "(compiled from C++ on first use; auto is tiled where there is no compiler), tiled, "
         "megablox, triton, by_leg (the fastest measured of triton and tokamax), ragged, or "
         "reference (slow: a dense loop).",
     )

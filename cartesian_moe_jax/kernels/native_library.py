@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -64,8 +65,7 @@ def build_native_library() -> Path:
         try:
             library.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-                built = Path(folder) / library.name
-                _run(compiler, "-shared", *_sources("*.cc"), "-o", str(built))
+                built = _compile(compiler, Path(folder))
                 os.replace(built, library)  # whole or not at all, for processes that start together
         except OSError as error:
             raise NativeLibraryError(f"{library}: {error.strerror}") from error
@@ -76,7 +76,7 @@ def _register(library: Path) -> None:
     try:
         functions = ctypes.CDLL(str(library))
     except OSError as error:
-        raise NativeLibraryError(f"{library}: {error}") from error
+        raise NativeLibraryError(str(error)) from error  # which names the file
     for target in TARGETS:
         capsule = jax.ffi.pycapsule(getattr(functions, target))
         jax.ffi.register_ffi_target(target, capsule, platform="cpu")
@@ -89,6 +89,21 @@ def _compiler() -> str:
             return found
     none = f"CXX={named}: no such program" if named else f"none of {', '.join(_COMPILERS)}"
     raise NativeLibraryError(f"no C++ compiler: {none}")
+
+
+def _compile(compiler: str, folder: Path) -> Path:
+    """Compile the sources side by side into ``folder``; return the library they make."""
+
+    def compiled(source: str) -> str:
+        result = folder / Path(source).with_suffix(".o").name
+        _run(compiler, "-c", source, "-o", str(result))
+        return str(result)
+
+    with ThreadPoolExecutor() as pool:
+        objects = list(pool.map(compiled, _sources("*.cc")))
+    library = folder / "kernels.so"
+    _run(compiler, "-shared", *objects, "-o", str(library))
+    return library
 
 
 def _fingerprint(compiler: str) -> str:
