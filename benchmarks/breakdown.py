@@ -6,6 +6,7 @@ not for the loop's.
 """
 
 import re
+import statistics
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -77,16 +78,16 @@ def parts_of_program(text: str) -> dict[str, str]:
     return own
 
 
-def self_times(spans: Iterable[Span]) -> Counter[str]:
-    """Return by name the time of the spans of one thread, less that of spans within them."""
-    times: Counter[str] = Counter()
+def self_times(spans: Iterable[Span]) -> dict[str, list[float]]:
+    """Return by name the times of the spans of one thread, each less that of spans within it."""
+    times: dict[str, list[float]] = defaultdict(list)
     open_spans: list[Span] = []
     for span in sorted(spans, key=lambda s: (s.start, -s.duration)):
         while open_spans and span.start >= open_spans[-1].start + open_spans[-1].duration:
             open_spans.pop()
         if open_spans:
-            times[open_spans[-1].name] -= span.duration
-        times[span.name] += span.duration
+            times[open_spans[-1].name][-1] -= span.duration
+        times[span.name].append(span.duration)
         open_spans.append(span)
     return times
 
@@ -109,17 +110,24 @@ def traced_operations(folder: Path, program: str) -> Sequence[Sequence[Span]]:
 
 
 def breakdown(compiled: Any, run: Callable[[], Any], times: int) -> Mapping[str, float]:
-    """Return the share of each part in the time of ``compiled``, which ``run`` runs once."""
+    """Return the share of each part in the time of ``compiled``, which ``run`` runs once.
+
+    Of every operation the median counts: a thread that has to wait for a core, as one does now and
+    then where cores are shared, waits for as long as hundreds of operations take.
+    """
     text = compiled.as_text()
     program = re.match(r"HloModule ([\w.\-]+)", text)[1]
     parts = parts_of_program(text)
-    totals: Counter[str] = Counter()
+    seen: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             for _ in range(times):
                 jax.block_until_ready(run())
         for spans in traced_operations(Path(folder), program):
             for name, nanoseconds in self_times(spans).items():
-                totals[parts.get(name, OTHER)] += nanoseconds
+                seen[name] += nanoseconds
+    totals: Counter[str] = Counter()
+    for name, nanoseconds in seen.items():
+        totals[parts.get(name, OTHER)] += statistics.median(nanoseconds) * len(nanoseconds)
     whole = sum(totals.values())
     return {part: totals[part] / whole for part in (*SCOPES, OTHER) if totals[part]}

@@ -47,7 +47,7 @@ def test_spans_within_a_span_are_not_its_own():
         Span("call", 6.0, 2.0),
         Span("after", 10.0, 1.0),
     ]
-    assert self_times(spans) == {"loop": 3.0, "add": 5.0, "call": 2.0, "after": 1.0}
+    assert self_times(spans) == {"loop": [3.0], "add": [3.0, 2.0], "call": [2.0], "after": [1.0]}
 
 
 def test_shares_of_a_program():
