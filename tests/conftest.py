@@ -50,3 +50,16 @@ def finished_run(tmp_path_factory):
     training = {"steps": 20, "log_every": 1}
     values = processes.values(folder, training=training, parallel={"data": -1})
     return processes.train(values, folder / "run")
+
+
+@pytest.fixture
+def no_compiler(monkeypatch):
+    """There is no C++ compiler: XLA computes everything."""
+    from cartesian_moe_jax.kernels.native_library import native_library_problem
+
+    monkeypatch.setenv("CXX", "no_such_compiler")
+    native_library_problem.cache_clear()
+    with pytest.warns(UserWarning, match="kernels for CPU are not compiled"):
+        native_library_problem()
+    yield
+    native_library_problem.cache_clear()

@@ -54,8 +54,9 @@ def test_a_trained_run_comes_back_bit_by_bit(finished_run, tmp_path, capsys):
     assert (first.step, second.step, between.step) == (20, 0, 0)
     for name, value in named_parameters(first.model).items():
         np.testing.assert_array_equal(value, named_parameters(second.model)[name], name)
-    np.testing.assert_array_equal(first.logits(TOKENS), second.logits(TOKENS))
-    np.testing.assert_array_equal(first.logits(TOKENS), between.logits(TOKENS))
+    np.testing.assert_array_equal(second.logits(TOKENS), between.logits(TOKENS))
+    # The run's experts are the slow reference, which adds in another order.
+    np.testing.assert_allclose(first.logits(TOKENS), second.logits(TOKENS), atol=2e-6)
     assert first.generate("def ", 4, 0.0) == second.generate("def ", 4, 0.0)
 
 
