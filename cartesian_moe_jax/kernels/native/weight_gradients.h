@@ -7,7 +7,7 @@
 
 namespace cartesian_moe {
 
-constexpr int64_t kDepth = 256;  // rows at a time: the packed rows of a block stay in cache
+constexpr int64_t kDepth = 256;  // rows at a time: their packed outputs stay in a core's own cache
 
 // Of all experts' weights [inputs][outputs]: d_weight = inputs^T d_outputs over an expert's rows.
 struct WeightGradient {
@@ -32,42 +32,23 @@ struct Block {
     }
     for (int64_t row = 0; row < rows.count; row += kDepth) {
       const int64_t depth = std::min(kDepth, rows.count - row);
-      const float* inputs = pack_inputs(rows.start + row, depth);
       const Panels columns{end - first};
       for (int64_t p = 0; p < columns.count(); ++p) {
         const int64_t column = first + columns.start(p, 1);
         if (row == 0) {
-          add_panel<false>(inputs, rows.start + row, depth, column, columns.live(p), to);
+          add_panel<false>(rows.start + row, depth, column, columns.live(p), to);
         } else {
-          add_panel<true>(inputs, rows.start + row, depth, column, columns.live(p), to);
+          add_panel<true>(rows.start + row, depth, column, columns.live(p), to);
         }
       }
     }
   }
 
  private:
-  // Strips of kHeight inputs, in each the inputs of a row side by side.
-  const float* pack_inputs(int64_t row, int64_t depth) const {
-    float* packed = Scratch<0>(depth * of.n_inputs);
-    const float* from = of.inputs + row * of.n_inputs;
-    const int64_t whole = of.n_inputs - of.n_inputs % kHeight;
-    for (int64_t i = 0; i < whole; i += kHeight) {
-      float* strip = packed + i * depth;
-      for (int64_t k = 0; k < depth; ++k) {
-        std::memcpy(strip + k * kHeight, from + k * of.n_inputs + i, kHeight * sizeof(float));
-      }
-    }
-    float* rest = packed + whole * depth;
-    for (int64_t k = 0; k < depth; ++k) {
-      rest = std::copy(from + k * of.n_inputs + whole, from + (k + 1) * of.n_inputs, rest);
-    }
-    return packed;
-  }
-
   // `width` columns of the outputs' gradients side by side, and zeros up to whole vectors.
   const float* pack_outputs(int64_t row, int64_t depth, int64_t column, int64_t width) const {
     const int64_t whole = width - width % kLanes, padded = Padded(width);
-    float* packed = Scratch<1>(depth * padded);
+    float* packed = Scratch<0>(depth * padded);
     const float* from = of.d_outputs + row * of.n_outputs + column;
     for (int64_t k = 0; k < depth; ++k, from += of.n_outputs) {
       float* to = packed + k * padded;
@@ -79,13 +60,12 @@ struct Block {
 
   // `width` columns from `column` on: to = inputs^T d_outputs, or to += that.
   template <bool kAdd>
-  void add_panel(const float* inputs, int64_t row, int64_t depth, int64_t column, int64_t width,
-                 float* to) const {
+  void add_panel(int64_t row, int64_t depth, int64_t column, int64_t width, float* to) const {
     const int64_t padded = Padded(width), stride = of.n_outputs;
     const float* panel = pack_outputs(row, depth, column, width);
     for (int64_t i = 0; i < of.n_inputs; i += kHeight) {
       const int64_t height = std::min<int64_t>(kHeight, of.n_inputs - i);
-      const Scalars<Order::kColumnMajor> strip{inputs + i * depth, height};
+      const Scalars<Order::kColumnMajor> strip{of.inputs + row * of.n_inputs + i, of.n_inputs};
       float* tile = to + i * stride + column;
       if (width == padded) {
         Multiply<kAdd>(height, padded / kLanes, depth, strip, panel, tile, stride);
