@@ -53,13 +53,21 @@ def finished_run(tmp_path_factory):
 
 
 @pytest.fixture
-def no_compiler(monkeypatch):
+def unloaded_library(monkeypatch):
+    """The kernels for CPU are built and loaded as if nothing in this process had."""
+    from cartesian_moe_jax.kernels import native_library
+
+    monkeypatch.setattr(native_library, "_load", native_library._load.__wrapped__)
+    native_library.native_library_problem.cache_clear()
+    yield
+    native_library.native_library_problem.cache_clear()
+
+
+@pytest.fixture
+def no_compiler(unloaded_library, monkeypatch):
     """There is no C++ compiler: XLA computes everything."""
     from cartesian_moe_jax.kernels.native_library import native_library_problem
 
     monkeypatch.setenv("CXX", "no_such_compiler")
-    native_library_problem.cache_clear()
     with pytest.warns(UserWarning, match="kernels for CPU are not compiled"):
         native_library_problem()
-    yield
-    native_library_problem.cache_clear()

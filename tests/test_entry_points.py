@@ -173,6 +173,6 @@ def test_no_space_for_a_checkpoint_is_one_line_and_status_2(finished_run, tmp_pa
     assert status == 2, err
     *progress, last = err.splitlines()
     assert last.startswith("error: a checkpoint could not be written to "), err
-    assert all(line.startswith(PROGRESS) for line in progress if line)
+    assert not [line for line in progress if line and not line.startswith(PROGRESS)]
     assert not (tmp_path / "run" / "result.json").exists()
     assert not any(path.name.isdigit() for path in (tmp_path / "run" / "checkpoints").iterdir())

@@ -43,7 +43,7 @@ def native_library_problem() -> str:
     of a process decides.
     """
     try:
-        _register(build_native_library())
+        _load()
     except NativeLibraryError as problem:
         warnings.warn(
             f"the kernels for CPU are not compiled: {problem}; XLA's take up to half as long again",
@@ -59,7 +59,7 @@ def build_native_library() -> Path:
     Raises NativeLibraryError.
     """
     compiler = _compiler()
-    library = Path(cache_folder("", "native")) / f"kernels_{_fingerprint(compiler)}.so"
+    library = _folder() / f"kernels_{_fingerprint(compiler)}.so"
     if not library.exists():
         try:
             library.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,9 @@ def build_native_library() -> Path:
 
 
 @functools.cache
-def _register(library: Path) -> None:
+def _load() -> None:
+    """Once in a process, from where it is first: XLA takes no second function of a name."""
+    library = build_native_library()
     try:
         functions = ctypes.CDLL(str(library))
     except OSError as error:
@@ -80,6 +82,14 @@ def _register(library: Path) -> None:
     for target in TARGETS:
         capsule = jax.ffi.pycapsule(getattr(functions, target))
         jax.ffi.register_ffi_target(target, capsule, platform="cpu")
+
+
+def _folder() -> Path:
+    """Where this machine keeps libraries; a cache in an object store cannot hold them."""
+    cache = cache_folder("", "native")
+    return (
+        cache if isinstance(cache, Path) else cache_folder("~/.cache/cartesian_moe_jax/native", "")
+    )
 
 
 def _compiler() -> str:

@@ -23,12 +23,10 @@ TESTS = Path(__file__).parent
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """An empty cache, and no memory of the library that other tests use."""
+def cache(tmp_path, unloaded_library, monkeypatch):
+    """An empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    native_library_problem.cache_clear()
-    yield tmp_path / "cache" / "cartesian_moe_jax" / "native"
-    native_library_problem.cache_clear()
+    return tmp_path / "cache" / "cartesian_moe_jax" / "native"
 
 
 @pytest.fixture
@@ -100,6 +98,13 @@ def test_a_library_that_cannot_be_loaded_is_a_problem(tmp_path, compiler, cache)
     compiler(stand_in(tmp_path / "log"))
     with pytest.warns(UserWarning, match="not compiled"):
         assert str(cache) in native_library_problem()
+
+
+def test_a_cache_in_an_object_store_is_not_for_libraries(tmp_path, compiler, monkeypatch):
+    compiler(stand_in(tmp_path / "log"))
+    monkeypatch.setenv("XDG_CACHE_HOME", "gs://bucket/home")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert build_native_library().parent == tmp_path / ".cache/cartesian_moe_jax/native"
 
 
 def test_a_cache_that_cannot_be_written_is_a_problem(tmp_path, compiler, monkeypatch):
