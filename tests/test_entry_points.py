@@ -7,6 +7,7 @@ import pytest
 
 from cartesian_moe_jax import config as schema
 from cartesian_moe_jax.errors import UserError
+from cartesian_moe_jax.kernels.native_library import build_native_library
 from cartesian_moe_jax.training.loop import train
 from tests import processes
 from tests.processes import BASE
@@ -166,6 +167,7 @@ def test_a_finished_run_says_that_it_is_done_and_eval_measures_it_again(finished
 
 
 def test_no_space_for_a_checkpoint_is_one_line_and_status_2(finished_run, tmp_path):
+    build_native_library()  # which is larger than the limit, if it is not there
     # A checkpoint's files have 50 kB and more; 30 kB are enough for all the others.
     limited = ["bash", "-c", 'ulimit -f 30; exec "$@"', "bash", sys.executable]
     arguments = [*finished_run.command, f"--workdir={tmp_path / 'run'}"]
