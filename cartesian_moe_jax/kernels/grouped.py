@@ -5,6 +5,7 @@ from types import MappingProxyType
 
 from jaxtyping import Array, Float, Int
 
+from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.kernels.activations import Activation, get_activation
 from cartesian_moe_jax.kernels.by_leg import by_leg_feed_forward, triton_feed_forward
 from cartesian_moe_jax.kernels.megablox import megablox_feed_forward
@@ -81,13 +82,16 @@ def grouped_feed_forward(
 
 
 def get_backend(name: str) -> Backend:
-    """The backend called `name`. Raises ValueError if there is none, or if it cannot run here."""
+    """The backend called `name`.
+
+    Raises ValueError if there is none, UserError if it cannot run on this machine.
+    """
     chosen = BEST[target_platform()] if name == "auto" else name
     if chosen not in BACKENDS:
         raise ValueError(f"backend={name!r}: must be one of auto, {', '.join(BACKENDS)}")
     backend = BACKENDS[chosen]
     if backend is native_feed_forward and (problem := native_library_problem()):
         if name != "auto":
-            raise ValueError(f"backend={name!r}: {problem}")
+            raise UserError(f"config.model.moe.backend={name!r} cannot run here: {problem}")
         return tiled_feed_forward
     return backend

@@ -45,10 +45,11 @@ def native_library_problem() -> str:
     try:
         _load()
     except NativeLibraryError as problem:
-        warnings.warn(
-            f"the kernels for CPU are not compiled: {problem}; XLA's take up to half as long again",
-            stacklevel=2,
+        said = (
+            f"the kernels for CPU are not compiled: {problem}; XLA's take up to half as long again"
         )
+        # Of no line of code: where the kernels are first asked for tells a user nothing.
+        warnings.warn_explicit(said, UserWarning, "cartesian_moe_jax", 0)
         return str(problem)
     return ""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import pytest
 
+from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.kernels import BACKENDS, best_causal_attention, get_backend
 from cartesian_moe_jax.kernels.native_library import (
     NativeLibraryError,
@@ -81,7 +82,7 @@ def test_without_a_compiler_auto_is_tiled_and_native_says_why():
     assert best_causal_attention(jnp.dtype("float32"), 64).partitions  # not the compiled one
     why = "no C++ compiler: CXX=no_such_compiler: no such program"
     assert native_library_problem() == why
-    with pytest.raises(ValueError, match=f"backend='native': {re.escape(why)}"):
+    with pytest.raises(UserError, match=f"backend='native' cannot run here: {re.escape(why)}"):
         get_backend("native")
 
 
