@@ -7,7 +7,6 @@
 
 namespace cartesian_moe {
 
-
 namespace ffi = xla::ffi;
 using Floats = ffi::Buffer<ffi::F32>;
 using Sizes = ffi::Buffer<ffi::S32>;
@@ -148,7 +147,6 @@ ffi::Error ToWeights(ffi::ThreadPool pool, Floats rows, Floats d_output, Sizes s
   ForEachTask(pool, blocks.size(), [&](int64_t i) { blocks[i].compute(); });
   return ffi::Error::Success();
 }
-
 
 }  // namespace cartesian_moe
 

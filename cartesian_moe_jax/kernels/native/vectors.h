@@ -44,6 +44,7 @@ inline void StoreFirst(float* to, Vector vector, int64_t count) {
 }
 
 // e^x to 2 units in the last place; from e^88 on it grows no more, below e^-87 it is 0.
+// NaN stays NaN, whatever its bits.
 inline Vector Exp(Vector x) {
   const Vector most = Vector{} + 88.0f, least = Vector{} - 87.0f;
   const Vector zero{}, whole = x;
@@ -63,7 +64,8 @@ inline Vector Exp(Vector x) {
   series = series * rest * rest + rest + 1.0f;
   const Integers scaled = reinterpret_cast<Integers>(series) +
                           (reinterpret_cast<Integers>(shifted) << 23);
-  return whole < least ? zero : reinterpret_cast<Vector>(scaled);
+  const Vector other = whole < least ? zero : whole;
+  return whole >= least ? reinterpret_cast<Vector>(scaled) : other;
 }
 
 // Lanes in blocks of four: what processors shuffle fastest.
