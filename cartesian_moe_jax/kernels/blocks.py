@@ -43,12 +43,12 @@ class Block:
     """Steps whose operands are on chip at once, on their way or in use."""
 
     def shared_memory(self, shape: LegShape) -> int:
-        """The bytes of the operands on chip."""
+        """The bytes of the operands on chip; those of products that are added up take turns."""
         rows, weights = self.rows * self.inputs, self.inputs * self.outputs
         d_outputs = self.rows * self.outputs
         elements = {
             "forward": rows + shape.products * weights,
-            "to_rows": shape.products * (d_outputs + weights),
+            "to_rows": d_outputs + weights,
             "to_weights": rows + d_outputs,
         }[shape.leg]
         return self.stages * elements * BYTES[shape.dtype]
@@ -79,7 +79,7 @@ _FORWARD = (
     Block(128, 64, 128, 4, 3),
     Block(64, 64, 256, 4, 3),
     Block(64, 64, 128, 4, 4),
-    Block(128, 64, 64, 8, 4),
+    Block(128, 64, 64, 8, 3),
     Block(128, 64, 64, 4, 4),
     Block(64, 64, 64, 4, 4),
     Block(16, 64, 64, 4, 4),

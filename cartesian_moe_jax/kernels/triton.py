@@ -171,15 +171,17 @@ def _to_rows_kernel(
     def _run() -> None:
         own = _own(start, end, block.rows)
 
-        def add(step: Int[Array, ""], product: Float[Array, "rows inputs"]) -> Any:
+        def add(d_output: Ref, weight: Ref, step: Int[Array, ""], product: Any) -> Any:
             at_outputs = pl.ds(step * block.outputs, block.outputs)
-            for d_output, weight in zip(d_outputs, weights, strict=True):
-                part = _load(d_output.at[at_rows, at_outputs], own)
-                product += _dot(part, weight[expert, at_inputs, at_outputs], trans_b=True)
-            return product
+            part = _load(d_output.at[at_rows, at_outputs], own)
+            return product + _dot(part, weight[expert, at_inputs, at_outputs], trans_b=True)
 
-        zeros = jnp.zeros((block.rows, block.inputs), jnp.float32)
-        product = jax.lax.fori_loop(0, d_outputs[0].shape[1] // block.outputs, add, zeros)
+        product = jnp.zeros((block.rows, block.inputs), jnp.float32)
+        steps = d_outputs[0].shape[1] // block.outputs
+        # One after the other: within a step, two sums into one product would wait for each other.
+        for d_output, weight in zip(d_outputs, weights, strict=True):
+            run = functools.partial(add, d_output, weight)
+            product = jax.lax.fori_loop(0, steps, run, product)
         sides = [_load(ref.at[at_rows, at_inputs], own).astype(jnp.float32) for ref in beside]
         for result, value in zip(results, finish(product, *sides), strict=True):
             _store(result.at[at_rows, at_inputs], value, own)

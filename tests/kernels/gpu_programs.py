@@ -2,7 +2,8 @@
 
 Arguments: a target, a backend, a dtype, and shapes: rows x d_model x d_expert x experts. Prints,
 by shape, what the compiled experts with their gradients are made of: calls of each kernel,
-products that are none, temporary bytes, and by kernel the tensor cores' instructions in it.
+products that are none, temporary bytes, and by kernel the tensor cores' instructions in it and
+whether its loops leave one of Hopper's products running while they issue the next.
 """
 
 import collections
@@ -57,18 +58,22 @@ def described(program):
         "kernels": collections.Counter(names),
         "products": len(re.findall(r" (convolution|dot)\(|__cublas|__cudnn", text)),
         "temporary_bytes": program.memory_analysis().temp_size_in_bytes,
-        "tensor_core_instructions": tensor_core_instructions(),
+        **assembly(),
     }
 
 
-def tensor_core_instructions():
-    """By kernel, of the program compiled last."""
-    found = {}
+def assembly():
+    """By kernel, of the program compiled last, the worst of those of one name."""
+    found = {"tensor_core_instructions": {}, "overlapping": {}}
     for file in Path(DUMP).glob("*.ptx"):
         code = file.read_text()
         if kernel := re.search(r"\.entry (grouped_(forward|to_rows|to_weights))", code):
-            count = code.count("wgmma.mma_async") + code.count("mma.sync")
-            found[kernel[1]] = min(count, found.get(kernel[1], count))
+            counts = {
+                "tensor_core_instructions": len(re.findall(r"wgmma\.mma_async|mma\.sync", code)),
+                "overlapping": bool(re.search(r"wgmma\.wait_group\S*\s+[1-9]", code)),
+            }
+            for what, count in counts.items():
+                found[what][kernel[1]] = min(count, found[what].get(kernel[1], count))
         file.unlink()
     return found
 

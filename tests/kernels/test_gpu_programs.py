@@ -67,6 +67,13 @@ def test_experts_are_kernels(dtype):
             assert all(program["tensor_core_instructions"].values())
 
 
+def test_products_overlap():
+    """Hopper's products run by themselves; a loop that waits for each leaves them idle between."""
+    large = [shape for shape in SHAPES if shape[0] >= 64 * shape[3]]
+    for program in programs("auto", "bfloat16", large):
+        assert program["overlapping"] == dict.fromkeys(program["kernels"], True)
+
+
 def test_memory_against_ragged_dot():
     """Required at 64 experts: five times less."""
     shapes = [shape for shape in SHAPES if shape[3] == 64]
