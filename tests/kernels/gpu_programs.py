@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 DUMP = tempfile.mkdtemp()
-os.environ["XLA_FLAGS"] = f"--xla_dump_to={DUMP}"
+os.environ["XLA_FLAGS"] = f"--xla_dump_to={DUMP} --xla_dump_emitter_re=.*"
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
