@@ -2,9 +2,8 @@
 
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.data.tokenizers import Tokenizer, build_tokenizer
 from cartesian_moe_jax.errors import UserError
-from cartesian_moe_jax.evaluation.generation import generate_tokens, make_sampler
+from cartesian_moe_jax.evaluation.generation import Writer
 from cartesian_moe_jax.interop.official_model import is_official, read_model
 from cartesian_moe_jax.interop.tokenizer_files import find_tokenizer
 from cartesian_moe_jax.models.build import abstract_model
@@ -65,14 +64,15 @@ class TrainedModel:
 
     def generate(
         self,
-        prompt: str | Sequence[int],
+        prompt: str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]],
         max_new_tokens: int = 64,
         temperature: float = 0.8,
         seed: int = 0,
-    ) -> str:
+    ) -> str | list[str]:
         """Return ``prompt`` (text or token ids) and what the model writes after it.
 
-        Stops at an end-of-text token. ``temperature=0`` takes the most likely token each time.
+        Of several prompts, all at once, a list. Stops at an end-of-text token. ``temperature=0``
+        takes the most likely token each time. Compiles anew for another number of prompts.
         Raises UserError for a negative temperature or length, or a token id out of range.
         """
         if temperature < 0 or max_new_tokens < 0:
@@ -80,23 +80,28 @@ class TrainedModel:
                 f"temperature={temperature}, max_new_tokens={max_new_tokens}: at least 0 wanted"
             )
         tokenizer = self._needed_tokenizer()
-        given = tokenizer.encode(prompt).tolist() if isinstance(prompt, str) else list(prompt)
-        self._check(np.asarray(given, np.int64))
-        tokens = generate_tokens(
-            self._sampler,
+        is_one = isinstance(prompt, str) or not any(isinstance(e, Sequence) for e in prompt)
+        given = [self._tokens(each) for each in ([prompt] if is_one else prompt)]
+        written = self._writer.write(
             self.model,
-            [tokenizer.end_of_text, *given],
+            [[tokenizer.end_of_text, *tokens] for tokens in given],
             max_new_tokens,
-            window=self.config.data.seq_len,
             temperature=temperature,
             seed=seed,
             end_of_text=tokenizer.end_of_text,
         )
-        return tokenizer.decode([*given, *tokens])
+        texts = [tokenizer.decode([*g, *w]) for g, w in zip(given, written, strict=True)]
+        return texts[0] if is_one else texts
 
     @functools.cached_property
-    def _sampler(self) -> Callable[..., Any]:
-        return make_sampler(self.config.data.seq_len, self._needed_tokenizer().vocab_size)
+    def _writer(self) -> Writer:
+        return Writer(self.config.data.seq_len, self._needed_tokenizer().vocab_size)
+
+    def _tokens(self, prompt: str | Sequence[int]) -> list[int]:
+        is_text = isinstance(prompt, str)
+        given = self._needed_tokenizer().encode(prompt).tolist() if is_text else list(prompt)
+        self._check(np.asarray(given, np.int64))
+        return given
 
     def _needed_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:

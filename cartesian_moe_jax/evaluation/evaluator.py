@@ -14,7 +14,7 @@ from cartesian_moe_jax.data.loader import evaluation_batches
 from cartesian_moe_jax.data.parts import Part
 from cartesian_moe_jax.data.shares import shares_of_evaluation
 from cartesian_moe_jax.data.tokenizers import Tokenizer
-from cartesian_moe_jax.evaluation.generation import generate_tokens, make_sampler
+from cartesian_moe_jax.evaluation.generation import Writer
 from cartesian_moe_jax.evaluation.perplexity import (
     Batches,
     Evaluation,
@@ -121,14 +121,11 @@ class Evaluator:
     def sample(self, parameters: Parameters) -> str:
         """Return the prompt of the config and what the model writes after it."""
         asked, tokenizer = self.config.evaluation, self.tokenizer
-        window = self.config.data.seq_len
-        prompt = [tokenizer.end_of_text, *tokenizer.encode(asked.prompt).tolist()]
-        tokens = generate_tokens(
-            make_sampler(window, tokenizer.vocab_size, rows=batch_parts(self.mesh)),
+        writer = Writer(self.config.data.seq_len, tokenizer.vocab_size, batch_parts(self.mesh))
+        [tokens] = writer.write(
             with_parameters(self.skeleton, parameters),
-            prompt,
+            [[tokenizer.end_of_text, *tokenizer.encode(asked.prompt).tolist()]],
             asked.sample_tokens,
-            window=window,
             temperature=asked.temperature,
             seed=self.config.training.seed,
             end_of_text=tokenizer.end_of_text,

@@ -2,6 +2,7 @@
 
 from cartesian_moe_jax.kernels.activations import ACTIVATIONS, Activation, get_activation
 from cartesian_moe_jax.kernels.attention_residuals import is_attention_residual
+from cartesian_moe_jax.kernels.cached_attention import cached_attention
 from cartesian_moe_jax.kernels.causal_attention import (
     ATTENTIONS,
     CausalAttention,
@@ -18,6 +19,7 @@ __all__ = [
     "CausalAttention",
     "FeedForwardWeights",
     "best_causal_attention",
+    "cached_attention",
     "get_activation",
     "get_backend",
     "grouped_feed_forward",

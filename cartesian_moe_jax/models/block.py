@@ -8,6 +8,7 @@ from cartesian_moe_jax.config import ModelConfig
 from cartesian_moe_jax.layers.rms_norm import RMSNorm
 from cartesian_moe_jax.models.attention import Attention
 from cartesian_moe_jax.models.feed_forwards import FEED_FORWARDS
+from cartesian_moe_jax.models.kv_cache import KeyValues, Past
 from cartesian_moe_jax.moe.routing import RouterContext, RoutingStats
 from cartesian_moe_jax.parallel.layouts import Layout
 
@@ -23,9 +24,14 @@ class Block(nnx.Module):
         self.feed_forward = FEED_FORWARDS[kind].build(config, layout, rngs=rngs)
 
     def __call__(
-        self, h: Float[Array, "batch seq d_model"], context: RouterContext
-    ) -> tuple[Float[Array, "batch seq d_model"], RoutingStats | None]:
-        """Return the residual stream behind the layer, and the routing statistics of MoE layers."""
-        h = h + self.attention(self.norm(h))
+        self,
+        h: Float[Array, "batch seq d_model"],
+        context: RouterContext,
+        past: Past | None = None,
+    ) -> tuple[Float[Array, "batch seq d_model"], RoutingStats | None, KeyValues]:
+        """Return the residual stream behind the layer, the routing statistics of MoE layers, and
+        what attention to these positions needs. ``past``: see ``Attention``."""
+        read, own = self.attention(self.norm(h), past)
+        h = h + read
         rows, stats = self.feed_forward(h.reshape(-1, h.shape[-1]), context)
-        return jnp.reshape(rows, h.shape), stats
+        return jnp.reshape(rows, h.shape), stats, own

@@ -14,6 +14,7 @@ from cartesian_moe_jax.models.depth import layer_kinds, segments
 from cartesian_moe_jax.models.embedding import embed
 from cartesian_moe_jax.models.feed_forwards import moe_layers
 from cartesian_moe_jax.models.in_use import whole_in_use
+from cartesian_moe_jax.models.kv_cache import KeyValues, KVCache
 from cartesian_moe_jax.models.segment import Segment
 from cartesian_moe_jax.moe.intervention import Intervention
 from cartesian_moe_jax.moe.routers import router_named
@@ -68,12 +69,8 @@ class LanguageModel(nnx.Module):
         [moe_layers, sublayers]. With ``keep_choices`` the statistics tell which experts each of the
         tokens = batch * seq uses. In training (``train``) exchanges between devices may drop pairs.
         """
-        with jax.named_scope("embedding"):
-            h = embed(self.embedding[...], token_ids, self.layout, self.dtype)
-        table = None if self.table is None else self.table[...]
-        context = RouterContext(
-            token_ids.reshape(-1), table, keep_choices=keep_choices, train=train
-        )
+        h, context = self._embedded(token_ids)
+        context = dataclasses.replace(context, keep_choices=keep_choices, train=train)
         all_stats, first = [], 0
         for segment in self.segments:
             layers = slice(first, first + segment.repeats * sum(segment.routed))
@@ -83,6 +80,44 @@ class LanguageModel(nnx.Module):
             all_stats += [] if stats is None else [stats]
         joined = jax.tree.map(lambda *s: jnp.concatenate(s), *all_stats) if all_stats else None
         return self.norm(h), joined
+
+    def prefill(
+        self, token_ids: Int[Array, "batch seq"], length: Int[Array, "batch"]
+    ) -> tuple[Float[Array, "batch seq d_model"], KVCache]:
+        """Return ``hidden`` of texts, and the cache that ``extend`` goes on from.
+
+        The cache has room for seq positions, of which the first ``length`` are filled.
+        """
+        h, own = self._read(token_ids, None)
+        return h, KVCache(own, length)
+
+    def extend(
+        self, token_ids: Int[Array, "batch 1"], cache: KVCache
+    ) -> tuple[Float[Array, "batch 1 d_model"], KVCache]:
+        """Return ``hidden`` of the next token of each text, and the cache with it.
+
+        There must be room. Equal to what ``hidden`` says of the whole text, but for rounding.
+        """
+        h, own = self._read(token_ids, cache)
+        return h, cache.extended(own)
+
+    def _read(
+        self, token_ids: Int[Array, "batch seq"], cache: KVCache | None
+    ) -> tuple[Float[Array, "batch seq d_model"], tuple[tuple[KeyValues, ...], ...]]:
+        h, context = self._embedded(token_ids)
+        all_own = []
+        for index, segment in enumerate(self.segments):
+            h, own = segment.extend(h, context, None if cache is None else cache.past(index))
+            all_own.append(own)
+        return self.norm(h), tuple(all_own)
+
+    def _embedded(
+        self, token_ids: Int[Array, "batch seq"]
+    ) -> tuple[Float[Array, "batch seq d_model"], RouterContext]:
+        with jax.named_scope("embedding"):
+            h = embed(self.embedding[...], token_ids, self.layout, self.dtype)
+        table = None if self.table is None else self.table[...]
+        return h, RouterContext(token_ids.reshape(-1), table)
 
     def head_in_use(self) -> Float[Array, "d_model vocab"]:
         """Return the head as its product with the hidden states wants it."""

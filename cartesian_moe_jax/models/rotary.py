@@ -4,7 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -32,12 +32,23 @@ def _backward(
 rotate.defvjp(_forward, _backward)
 
 
+def rotate_at(
+    x: Float[Array, "batch seq heads d_head"], base: float, first: Int[Array, "batch"]
+) -> Float[Array, "batch seq heads d_head"]:
+    """`rotate`, of texts whose positions begin at ``first``. Not for training."""
+    return _turn(x, base, 1, first[:, None] + jnp.arange(x.shape[1]))
+
+
 def _turn(
-    x: Float[Array, "batch seq heads d_head"], base: float, direction: int
-) -> Float[Array, "..."]:
+    x: Float[Array, "batch seq heads d_head"],
+    base: float,
+    direction: int,
+    positions: Int[Array, "batch seq"] | None = None,
+) -> Float[Array, "batch seq heads d_head"]:
     half = x.shape[-1] // 2
     frequencies = direction * base ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = jnp.arange(x.shape[1], dtype=jnp.float32)[:, None, None] * frequencies
+    positions = jnp.arange(x.shape[1]) if positions is None else positions
+    angles = positions.astype(jnp.float32)[..., None, None] * frequencies
     first, second = x[..., :half].astype(jnp.float32), x[..., half:].astype(jnp.float32)
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

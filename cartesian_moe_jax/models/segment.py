@@ -16,6 +16,7 @@ from cartesian_moe_jax.models.block import Block
 from cartesian_moe_jax.models.depth import SegmentShape
 from cartesian_moe_jax.models.feed_forwards import FEED_FORWARDS
 from cartesian_moe_jax.models.in_use import gathers, in_use
+from cartesian_moe_jax.models.kv_cache import KeyValues, Past
 from cartesian_moe_jax.moe.routing import RouterContext, RoutingStats
 from cartesian_moe_jax.parallel.gathering import GATHERED
 from cartesian_moe_jax.parallel.layouts import Layout
@@ -68,25 +69,53 @@ class Segment(nnx.Module):
         All layers read the same context, which is no part of the stack, but for interventions:
         those come stacked [moe_layers, sublayers, ...].
         """
+        h, stats, _ = self._run(h, context)
+        return h, stats
+
+    def extend(
+        self,
+        h: Float[Array, "batch new d_model"],
+        context: RouterContext,
+        past: tuple[Past, ...] | None,
+    ) -> tuple[Float[Array, "batch new d_model"], tuple[KeyValues, ...]]:
+        """Run the layers on positions behind the past, and return what these add to it.
+
+        Both are of each layer of the pattern, stacked [repeats, ...]. None: there is no past.
+        """
+        h, _, own = self._run(h, context, past, keep=True)
+        return h, own
+
+    def _run(
+        self,
+        h: Float[Array, "batch seq d_model"],
+        context: RouterContext,
+        past: tuple[Past, ...] | None = None,
+        keep: bool = False,
+    ) -> tuple[Float[Array, "batch seq d_model"], RoutingStats | None, tuple[KeyValues, ...]]:
         shape = (self.repeats, sum(self.routed))
         stacked = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), context.intervention)
         same = dataclasses.replace(context, intervention=None)
 
-        def repetition(h: Float[Array, "batch seq d_model"], blocks_and_interventions: Any):
-            blocks, interventions = blocks_and_interventions
+        def repetition(h: Float[Array, "batch seq d_model"], layers: Any) -> tuple[Any, Any]:
+            blocks, interventions, pasts = layers
             h = over_batch(h)
             all_stats: list[RoutingStats] = []
-            for block, routed in zip(blocks, self.routed, strict=True):
+            all_own: list[KeyValues] = []
+            for block, routed, past in zip(blocks, self.routed, pasts, strict=True):
                 # The routed layers so far are as many as have reported.
-                own = _at(interventions, len(all_stats)) if routed else None
+                intervention = _at(interventions, len(all_stats)) if routed else None
                 block = in_use(block, self.layout, h.dtype)
-                h, stats = block(h, dataclasses.replace(same, intervention=own))
+                own_context = dataclasses.replace(same, intervention=intervention)
+                h, stats, own = block(h, own_context, past)
                 all_stats += [] if stats is None else [stats]
-            return h, jax.tree.map(lambda *s: jnp.stack(s), *all_stats) if all_stats else None
+                all_own += [own.over_mesh()] if keep else []
+            joined = jax.tree.map(lambda *s: jnp.stack(s), *all_stats) if all_stats else None
+            return h, (joined, tuple(all_own))
 
         body = remat_of(self.remat, self.layout)(repetition)
-        h, stats = jax.lax.scan(body, h, (list(self.blocks), stacked))
-        return h, jax.tree.map(lambda s: s.reshape(-1, *s.shape[2:]), stats)
+        pasts = past or (None,) * len(self.routed)
+        h, (stats, own) = jax.lax.scan(body, h, (list(self.blocks), stacked, pasts))
+        return h, jax.tree.map(lambda s: s.reshape(-1, *s.shape[2:]), stats), own
 
 
 def _at(stacked: Any, index: int) -> Any:

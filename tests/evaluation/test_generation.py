@@ -1,18 +1,17 @@
 """Generation, from models whose next token is known by construction, and from a random one."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cartesian_moe_jax.evaluation.generation import generate_tokens, make_sampler
+from cartesian_moe_jax.evaluation.generation import Writer
 from cartesian_moe_jax.models.parameters import named_parameters, with_parameters
 from tests import tiny
 
 D_MODEL, WINDOW = 16, 8
 TOKENS, PADDED = 16, 24
 CONFIG = tiny.model_config(num_layers=1, init_std=1.0, vocab_size=PADDED, moe={"interval": 0})
-SAMPLER = make_sampler(WINDOW, TOKENS)
+WRITER = Writer(WINDOW, TOKENS)
 
 
 def random_model():
@@ -45,9 +44,25 @@ def weighing_model(weights):
 
 
 def generate(model, prompt, length, temperature=1.0, seed=0, **options):
-    return generate_tokens(
-        SAMPLER, model, prompt, length, window=WINDOW, temperature=temperature, seed=seed, **options
-    )
+    return together(model, [prompt], length, temperature, seed, **options)[0]
+
+
+def together(model, prompts, length, temperature=1.0, seed=0, writer=WRITER, **options):
+    return writer.write(model, prompts, length, temperature=temperature, seed=seed, **options)
+
+
+def by_reading_whole(model, prompt, length):
+    """The most likely tokens, each by a pass over the last WINDOW of the text, all of it at first.
+
+    Where these are full, the last half of them is what the following are read with.
+    """
+    text, first = list(prompt), max(0, len(prompt) - WINDOW)
+    for i in range(length):
+        if i and len(text) - first > WINDOW:
+            first = len(text) - WINDOW // 2
+        logits, _ = model(jnp.asarray([text[first:]]))
+        text.append(int(jnp.argmax(logits[0, -1, :TOKENS])))
+    return text[len(prompt) :]
 
 
 def test_the_most_likely_token_each_time():
@@ -100,10 +115,45 @@ def test_temperature_shapes_the_distribution(temperature):
     np.testing.assert_allclose(np.bincount(drawn, minlength=3) / 400, expected, atol=0.08)
 
 
+@pytest.mark.parametrize("length", [1, 5, WINDOW - 1, WINDOW, WINDOW + 1, 3 * WINDOW])
+def test_texts_are_those_of_passes_over_the_whole_window(length):
+    prompt = np.random.default_rng(length).integers(0, TOKENS, length).tolist()
+    model = random_model()
+    text = generate(model, prompt, 3 * WINDOW, temperature=0.0)
+    assert text == by_reading_whole(model, prompt, 3 * WINDOW)
+    assert len(set(text)) > 3, "a text that repeats itself shows little"
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_texts_together_are_those_alone(temperature):
+    rng = np.random.default_rng(4)
+    prompts = [rng.integers(0, TOKENS, length).tolist() for length in (3, 1, 7, 20)]
+    model = random_model()
+    texts = together(model, prompts, 2 * WINDOW, temperature)
+    # Random numbers are a text's own by its place; those that come first have the same alone.
+    for count in (1, 2):
+        assert texts[:count] == together(model, prompts[:count], 2 * WINDOW, temperature)
+    alone = [together(model, [prompt], 2 * WINDOW, temperature)[0] for prompt in prompts]
+    assert (texts == alone) == (temperature == 0.0)
+
+
+def test_texts_of_equal_prompts_differ():
+    texts = together(weighing_model(np.ones(TOKENS) / TOKENS), [[3]] * 4, 10)
+    assert len(set(map(tuple, texts))) == 4
+
+
+def test_each_text_ends_by_itself():
+    texts = together(counting_model(), [[3], [5], [9]], 6, end_of_text=7)
+    assert texts == [[4, 5, 6], [6], [10, 11, 12, 13, 14, 15]]
+
+
+def test_a_window_of_one_token():
+    writer = Writer(1, TOKENS)
+    assert together(counting_model(), [[3]], 5, writer=writer) == [[4, 5, 6, 7, 8]]
+
+
 def test_rows_for_a_mesh_draw_the_same_tokens():
-    sampler = make_sampler(WINDOW, TOKENS, rows=4)
-    arguments = (jnp.zeros((1, WINDOW), jnp.int32).at[0, :2].set(jnp.array([3, 5])), jnp.array(2))
+    writer, prompts = Writer(WINDOW, TOKENS, parts=4), [[3, 5], [4]]
     for seed in range(4):
-        rest = (jnp.asarray(1.0), jax.random.key(seed))
-        model = random_model()
-        assert sampler(model, *arguments, *rest) == SAMPLER(model, *arguments, *rest)
+        expected = together(random_model(), prompts, 4, seed=seed)
+        assert together(random_model(), prompts, 4, seed=seed, writer=writer) == expected

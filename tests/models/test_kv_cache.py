@@ -1,0 +1,98 @@
+"""Texts read a token at a time by what was kept of them, against texts read whole."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cartesian_moe_jax.models.build import abstract_model
+from cartesian_moe_jax.models.language_model import LanguageModel
+from cartesian_moe_jax.models.methods import METHODS, PlainLayer, with_method
+from cartesian_moe_jax.models.parameters import named_parameters, with_parameters
+from cartesian_moe_jax.parallel.layouts import LAYOUTS, layout_of
+from cartesian_moe_jax.parallel.mesh import make_mesh
+from tests import tiny
+from tests.parallel.layout_runs import EXCHANGES, on
+
+WINDOW, BATCH = 9, 8
+TOKENS = np.random.default_rng(2).integers(0, 257, (BATCH, WINDOW), np.int32)
+LENGTHS = np.array([1, 4, 4, 2, 3, 1, 4, 3])
+"""What is read at once of each text."""
+CONFIG = tiny.model_config(init_std=0.3)
+
+
+def read_in_steps(model, tokens, lengths, steps):
+    """The hidden states of `steps` tokens behind `lengths`, [steps, batch, d_model]."""
+    prefill, extend = jax.jit(LanguageModel.prefill), jax.jit(LanguageModel.extend)
+    # What lies behind is to be read by no one.
+    begun = np.where(np.arange(tokens.shape[1]) < lengths[:, None], tokens, 5)
+    _, cache = prefill(model, jnp.asarray(begun), jnp.asarray(lengths))
+    found = []
+    for step in range(steps):
+        now = np.take_along_axis(tokens, (lengths + step)[:, None], axis=1)
+        hidden, cache = extend(model, jnp.asarray(now), cache)
+        found.append(np.asarray(hidden[:, 0]))
+    return np.stack(found)
+
+
+def read_whole(model, tokens, lengths, steps):
+    hidden = np.asarray(jax.jit(LanguageModel.hidden)(model, jnp.asarray(tokens))[0])
+    return np.stack([hidden[np.arange(len(tokens)), lengths + step] for step in range(steps)])
+
+
+def assert_equal(model, reference, lengths=LENGTHS):
+    steps = WINDOW - int(lengths.max())
+    found = read_in_steps(model, TOKENS, lengths, steps)
+    np.testing.assert_allclose(
+        found, read_whole(reference, TOKENS, lengths, steps), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method(method):
+    plain = tiny.model_config(init_std=0.3, moe={"sublayers": 1})
+    model = tiny.model(with_method(plain, method, PlainLayer(24, 4, 2)))
+    assert_equal(model, model)
+
+
+@pytest.mark.parametrize("moe", [{"interval": 2}, {"interval": 1, "first_layer": 1}])
+def test_layers_in_patterns(moe):
+    model = tiny.model(tiny.model_config(init_std=0.3, num_layers=5, moe=moe))
+    assert_equal(model, model)
+
+
+def test_a_past_of_nothing():
+    model = tiny.model(CONFIG)
+    hidden, _ = model.hidden(jnp.asarray(TOKENS[:, :1]))
+    _, empty = model.prefill(jnp.asarray(TOKENS), jnp.zeros(BATCH, jnp.int32))
+    first, cache = model.extend(jnp.asarray(TOKENS[:, :1]), empty)
+    np.testing.assert_allclose(first, hidden, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(cache.length, np.ones(BATCH))
+
+
+def test_narrow_numbers():
+    """In bfloat16 both ways round; they may differ by that, and no more."""
+    wide, narrow = (
+        tiny.model(tiny.model_config(init_std=0.3, compute_dtype=dtype, moe={"interval": 0}))
+        for dtype in ("float32", "bfloat16")
+    )
+    exact = read_whole(wide, TOKENS, LENGTHS, 5)
+    whole = np.abs(np.float32(read_whole(narrow, TOKENS, LENGTHS, 5)) - exact)
+    steps = np.abs(np.float32(read_in_steps(narrow, TOKENS, LENGTHS, 5)) - exact)
+    assert 0 < steps.mean() < 1.5 * whole.mean()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("exchange", ["", "gather"])
+def test_every_layout(layout, exchange):
+    if exchange not in ("", *EXCHANGES[layout]):
+        exchange = "local"
+    parallel = on(layout, exchange)
+    mesh, layout = make_mesh(parallel, jax.devices()), layout_of(parallel)
+    reference = tiny.model(CONFIG)
+    with jax.set_mesh(mesh):
+        skeleton = abstract_model(CONFIG, layout)
+        model = with_parameters(skeleton, named_parameters(reference))
+        found = read_in_steps(model, TOKENS, LENGTHS, 5)
+    expected = read_whole(reference, TOKENS, LENGTHS, 5)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
