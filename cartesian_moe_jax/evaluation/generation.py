@@ -72,7 +72,7 @@ class Writer:
         texts = [_Text(list(prompt), max(0, len(prompt) - self.window)) for prompt in prompts]
         key, cache, drawn, room = jax.random.key(seed), None, None, 0
         for step in range(max_new_tokens):
-            drawing = Drawing(key, jnp.float32(temperature), jnp.int32(step))
+            drawing = Drawing(key, np.float32(temperature), np.int32(step))
             if room:
                 drawn, cache = self._go_on(model, drawn, cache, drawing)
                 room -= 1
