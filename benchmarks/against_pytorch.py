@@ -46,6 +46,7 @@ from benchmarks.timing import (
 from cartesian_moe_jax import CartesianProductLayer, SubLayerShape
 from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.errors import UserError
+from cartesian_moe_jax.models.in_use import narrowed
 from cartesian_moe_jax.models.vocabulary import with_vocabulary
 from cartesian_moe_jax.process_memory import keep_freed_memory
 from cartesian_moe_jax.training.memory import take_memory
@@ -147,13 +148,24 @@ class PyTorch:
 
 
 def our_layer(
-    name: str, shape: SubLayerShape, sublayers: int, tokens: int, dtype: str = "float32"
+    name: str,
+    shape: SubLayerShape,
+    sublayers: int,
+    tokens: int,
+    dtype: str = "float32",
+    backward: bool = True,
 ) -> Case:
-    """Compile our layer with the gradients of input and weights, computed in ``dtype``."""
+    """Compile our layer, computed in ``dtype``.
+
+    With the gradients of input and weights; or without, on weights that are in that dtype too.
+    """
     layer = CartesianProductLayer(shape, sublayers, rngs=nnx.Rngs(0))
+    layer = layer if backward else narrowed(layer, jax.numpy.dtype(dtype))
     h = jax.random.normal(jax.random.key(1), (tokens, shape.d_model), dtype)
 
     def run(layer: CartesianProductLayer, h: Any) -> Any:
+        if not backward:
+            return layer(h)[0]
         return forward_and_backward(lambda layer, h: layer(h)[0], layer, h)
 
     return compile_case(name, run, layer, h)

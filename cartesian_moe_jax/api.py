@@ -17,6 +17,7 @@ from cartesian_moe_jax.evaluation.generation import Writer
 from cartesian_moe_jax.interop.official_model import is_official, read_model
 from cartesian_moe_jax.interop.tokenizer_files import find_tokenizer
 from cartesian_moe_jax.models.build import abstract_model
+from cartesian_moe_jax.models.in_use import narrowed
 from cartesian_moe_jax.models.language_model import LanguageModel
 from cartesian_moe_jax.models.parameters import with_parameters
 from cartesian_moe_jax.models.vocabulary import with_vocabulary
@@ -83,7 +84,7 @@ class TrainedModel:
         is_one = isinstance(prompt, str) or not any(isinstance(e, Sequence) for e in prompt)
         given = [self._tokens(each) for each in ([prompt] if is_one else prompt)]
         written = self._writer.write(
-            self.model,
+            self._narrow_model,
             [[tokenizer.end_of_text, *tokens] for tokens in given],
             max_new_tokens,
             temperature=temperature,
@@ -92,6 +93,10 @@ class TrainedModel:
         )
         texts = [tokenizer.decode([*g, *w]) for g, w in zip(given, written, strict=True)]
         return texts[0] if is_one else texts
+
+    @functools.cached_property
+    def _narrow_model(self) -> LanguageModel:
+        return narrowed(self.model, self.model.dtype)
 
     @functools.cached_property
     def _writer(self) -> Writer:

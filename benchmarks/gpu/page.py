@@ -46,7 +46,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
             *("temporary_bytes", "compile_seconds"),
         ),
         "pytorch": (*LAYER, "ms", "tflops", "peak_share", "to_ours", "temporary_bytes", "none"),
-        "decode": ("what", "window", "tokens", "ms", "tokens_per_s"),
+        "decode": ("what", "window", "texts", "ms", "tokens_per_s", "to_twin", "none"),
     }
 )
 """Of the table of each part; columns that no measurement has are left out."""
@@ -208,12 +208,14 @@ def _short_steps(found: Sequence[Measurement]) -> list[str]:
     return [
         " ".join(
             [
-                f"{m['what']}, {m.get('batch', 1)} x {m.get('seq_len', m.get('window'))}:",
+                f"{m['what']}, {m.get('batch', m.get('texts'))}"
+                f" x {m.get('seq_len', m.get('window'))}:",
                 f"{m['ms']:.2f} ms, {m['tokens_per_s']:,.0f} tokens/s",
                 *_ratios(m),
             ]
         )
         for m in found
+        if "ms" in m
     ]
 
 

@@ -29,16 +29,16 @@ PARTS: Mapping[str, Part] = MappingProxyType(
     {
         "parity": Part("what kernels compute, against float64", 80),
         "peaks": Part("the machine's own rates", 25),
-        "legs": Part("each leg of grouped matmuls by every choice", 140, resumes=True),
+        "legs": Part("each leg of grouped matmuls by every choice", 130, resumes=True),
         "layer": Part("experts and whole layers, forward and backward", 70),
         "step": Part("a training step", 80),
         "pytorch": Part(
-            "layers, forward and backward, against PyTorch's",
-            60,
+            "layers, forward and backward and in decoding, against PyTorch's",
+            70,
             # PyTorch needs its share of the same memory.
             environment=MappingProxyType({"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}),
         ),
-        "decode": Part("text from a model", 30),
+        "decode": Part("a token of text from a model", 40),
     }
 )
 

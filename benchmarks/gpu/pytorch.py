@@ -30,13 +30,19 @@ def run(context: Context) -> None:
         context.record.note(f"not compared with PyTorch: {error}")
         return
     context.record.note(f"PyTorch {torch.about['torch']} on {torch.about['device']}")
-    context.record.note("our weights are float32, and cast at every run; PyTorch's need no cast")
+    context.record.note(
+        "forward and backward our weights are float32, cast at every run; PyTorch's need no cast"
+    )
     for form in OWN_FORMS:
         context.record.note(_check(torch, form))
-    for layer in context.sizes.pytorch:
-        for kind, forms in FORMS.items():
-            _time(context, torch, kind, forms, layer)
-            torch.forget()
+    for layers, backward in (
+        (context.sizes.pytorch, True),
+        (context.sizes.pytorch_decoding, False),
+    ):
+        for layer in layers:
+            for kind, forms in FORMS.items():
+                _time(context, torch, kind, forms, layer, backward)
+                torch.forget()
     torch.close()
 
 
@@ -49,14 +55,16 @@ def _check(torch: PyTorch, form: str) -> str:
         return f"not compared in float32: {error}"
 
 
-def _time(context: Context, torch: PyTorch, kind: str, forms: Any, layer: Layer) -> None:
+def _time(
+    context: Context, torch: PyTorch, kind: str, forms: Any, layer: Layer, backward: bool
+) -> None:
     sublayers, shared = (1, BLOCKS[kind]) if kind in BLOCKS else (2, True)
     tokens, top_k, experts, d_model, width = layer
     shape = SubLayerShape(d_model, experts, top_k, width, shared_expert=shared, init_std=0.02)
-    operations = 18 * sublayers * (top_k + shared) * tokens * d_model * width
-    found = {"what": kind, **layer._asdict()}
+    operations = (18 if backward else 6) * sublayers * (top_k + shared) * tokens * d_model * width
+    found = {"what": kind if backward else f"{kind}, forward", **layer._asdict()}
     try:
-        ours = our_layer("ours", shape, sublayers, tokens, context.sizes.dtype)
+        ours = our_layer("ours", shape, sublayers, tokens, context.sizes.dtype, backward=backward)
         ms = time_run(ours.run, (), context.sizes.seconds, REPEATS)
     except jax.errors.JaxRuntimeError as error:
         context.record.add(**found, by="ours", none=one_line(error))
@@ -66,7 +74,7 @@ def _time(context: Context, torch: PyTorch, kind: str, forms: Any, layer: Layer)
     fields = {"d_model": d_model, "d_expert": width, "experts": experts, "top_k": top_k}
     runs = context.sizes.pytorch_runs
     for form in forms:
-        made = torch.make(kind=kind, experts=form, rows=tokens, shape=fields)
+        made = torch.make(kind=kind, experts=form, rows=tokens, shape=fields, backward=backward)
         theirs = made if isinstance(made, str) else torch.time(made.number, runs, REPEATS)
         found["by"] = f"PyTorch {form}"
         if isinstance(theirs, str):

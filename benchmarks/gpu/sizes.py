@@ -32,11 +32,11 @@ class Layer(NamedTuple):
     d_expert: int
 
 
-class Text(NamedTuple):
-    """One generation: the model sees `window` tokens at a time."""
+class Texts(NamedTuple):
+    """Texts that are written at once by a model that sees `window` tokens."""
 
     window: int
-    tokens: int
+    texts: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +65,10 @@ class Sizes:
     seq_len: int
     batches: tuple[int, ...]
     """Sequences of a step: the first that fits is timed."""
-    texts: tuple[Text, ...]
+    texts: tuple[Texts, ...]
     pytorch: tuple[Layer, ...]
+    pytorch_decoding: tuple[Layer, ...]
+    """Forward alone: a token of as many texts."""
     pytorch_runs: int
     """Of a case of PyTorch's, for one time."""
 
@@ -112,8 +114,9 @@ FULL = Sizes(
     shrunk={},
     seq_len=1024,
     batches=(32, 16, 8),
-    texts=(Text(256, 64), Text(1024, 32)),
+    texts=(Texts(1024, 1), Texts(1024, 64)),
     pytorch=(Layer(8192, 2, 16, 768, 1536), Layer(8192, 2, 64, 2048, 1024)),
+    pytorch_decoding=(Layer(64, 2, 16, 768, 1536),),
     pytorch_runs=10,
 )
 
@@ -132,7 +135,8 @@ REHEARSAL = Sizes(
     shrunk={"d_model": 16, "num_layers": 2, "num_heads": 2, "d_ff": 24, "vocab_size": 128},
     seq_len=16,
     batches=(2,),
-    texts=(Text(8, 4),),
+    texts=(Texts(8, 2),),
     pytorch=(Layer(32, 2, 4, 16, 8),),
+    pytorch_decoding=(Layer(4, 2, 4, 16, 8),),
     pytorch_runs=1,
 )

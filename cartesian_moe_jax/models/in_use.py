@@ -59,6 +59,19 @@ def whole_in_use(
     return checkpoint_name(_gather(parameter, jnp.dtype(target), split, whole), GATHERED)
 
 
+def narrowed(module: Model, dtype: jnp.dtype) -> Model:
+    """Return the module with its parameters as its computation in ``dtype`` reads them.
+
+    For writing: it need not read them wide and cast them again for every token.
+    """
+    parameters = named_parameters(module)
+    narrow = {
+        name: value if IN_FLOAT32.search(name) else value.astype(dtype)
+        for name, value in parameters.items()
+    }
+    return with_parameters(module, narrow)
+
+
 def gathers(layout: Layout) -> bool:
     """Say whether any parameter is split over an axis of the batch (but for experts, by theirs)."""
     return any(

@@ -64,7 +64,7 @@ def test_a_part_that_fails_or_is_stopped_loses_nothing_of_the_others(tmp_path, m
     folder = tmp_path / "out"
     folder.mkdir()
     monkeypatch.setattr(driver, "PARTS", parts)
-    Record(folder / "decode.json").add(what="kept", window=8, ms=1.0, tokens_per_s=7.0)
+    Record(folder / "decode.json").add(what="kept", window=8, texts=1, ms=1.0, tokens_per_s=7.0)
     (folder / "cpu.json").mkdir()  # where `legs` would write
     assert run_main(folder, monkeypatch, "--only", *parts) == 1
     ended = {name: part["ended"] for name, part in read(folder / "run.json")["parts"].items()}
