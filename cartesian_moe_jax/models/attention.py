@@ -43,7 +43,7 @@ class Attention(nnx.Module):
             query, key = rotate(query, self.rope_base), rotate(key, self.rope_base)
             read = attend(query, key, value)
         else:
-            query, key = (rotate_at(each, self.rope_base, past.length) for each in (query, key))
-            read = cached_attention(query, key, value, *past.kept, past.length)
+            query, key = (rotate_at(each, self.rope_base, past.position) for each in (query, key))
+            read = cached_attention(query, key, value, *past.kept, past.is_filled)
         out = jnp.einsum("bshk,hkd->bsd", read, self.out[...].astype(x.dtype))
-        return out, KeyValues(key, value)
+        return out, KeyValues.of(key, value)

@@ -89,7 +89,7 @@ class LanguageModel(nnx.Module):
         The cache has room for seq positions, of which the first ``length`` are filled.
         """
         h, own = self._read(token_ids, None)
-        return h, KVCache(own, length)
+        return h, KVCache.of(own, length)
 
     def extend(
         self, token_ids: Int[Array, "batch 1"], cache: KVCache
