@@ -15,12 +15,15 @@ from cartesian_moe_jax.kernels import is_attention_residual
 from cartesian_moe_jax.models.block import Block
 from cartesian_moe_jax.models.depth import SegmentShape
 from cartesian_moe_jax.models.feed_forwards import FEED_FORWARDS
-from cartesian_moe_jax.models.in_use import gathers, in_use
+from cartesian_moe_jax.models.in_use import ROUTED_EXPERTS, gathers, in_use
 from cartesian_moe_jax.models.kv_cache import KeyValues, Past
+from cartesian_moe_jax.models.parameters import named_parameters, with_parameters
 from cartesian_moe_jax.moe.routing import RouterContext, RoutingStats
 from cartesian_moe_jax.parallel.gathering import GATHERED
 from cartesian_moe_jax.parallel.layouts import Layout
-from cartesian_moe_jax.parallel.mesh import over_batch
+from cartesian_moe_jax.parallel.mesh import current_mesh, over_batch
+
+Parameters = dict[str, Float[Array, "..."]]
 
 
 def keep_everything(body: Callable) -> Callable:
@@ -69,8 +72,25 @@ class Segment(nnx.Module):
         All layers read the same context, which is no part of the stack, but for interventions:
         those come stacked [moe_layers, sublayers, ...].
         """
-        h, stats, _ = self._run(h, context)
-        return h, stats
+        shape = (self.repeats, sum(self.routed))
+        stacked = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), context.intervention)
+        same = dataclasses.replace(context, intervention=None)
+
+        def repetition(h: Float[Array, "batch seq d_model"], blocks_and_interventions: Any):
+            blocks, interventions = blocks_and_interventions
+            h = over_batch(h)
+            all_stats: list[RoutingStats] = []
+            for block, routed in zip(blocks, self.routed, strict=True):
+                # The routed layers so far are as many as have reported.
+                own = _at(interventions, len(all_stats)) if routed else None
+                block = in_use(block, self.layout, h.dtype)
+                h, stats, _ = block(h, dataclasses.replace(same, intervention=own))
+                all_stats += [] if stats is None else [stats]
+            return h, jax.tree.map(lambda *s: jnp.stack(s), *all_stats) if all_stats else None
+
+        body = remat_of(self.remat, self.layout)(repetition)
+        h, stats = jax.lax.scan(body, h, (list(self.blocks), stacked))
+        return h, jax.tree.map(lambda s: s.reshape(-1, *s.shape[2:]), stats)
 
     def extend(
         self,
@@ -82,40 +102,40 @@ class Segment(nnx.Module):
 
         Both are of each layer of the pattern, stacked [repeats, ...]. None: there is no past.
         """
-        h, _, own = self._run(h, context, past, keep=True)
-        return h, own
+        parameters = [named_parameters(block) for block in self.blocks]
+        read_whole = [_in_place(own, h.dtype) for own in parameters]
+        sliced = [_without(own, whole) for own, whole in zip(parameters, read_whole, strict=True)]
 
-    def _run(
-        self,
-        h: Float[Array, "batch seq d_model"],
-        context: RouterContext,
-        past: tuple[Past, ...] | None = None,
-        keep: bool = False,
-    ) -> tuple[Float[Array, "batch seq d_model"], RoutingStats | None, tuple[KeyValues, ...]]:
-        shape = (self.repeats, sum(self.routed))
-        stacked = jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), context.intervention)
-        same = dataclasses.replace(context, intervention=None)
-
-        def repetition(h: Float[Array, "batch seq d_model"], layers: Any) -> tuple[Any, Any]:
-            blocks, interventions, pasts = layers
-            h = over_batch(h)
-            all_stats: list[RoutingStats] = []
+        def repetition(h: Float[Array, "batch new d_model"], layers: Any) -> tuple[Any, Any]:
+            index, all_sliced, pasts = layers
             all_own: list[KeyValues] = []
-            for block, routed, past in zip(blocks, self.routed, pasts, strict=True):
-                # The routed layers so far are as many as have reported.
-                intervention = _at(interventions, len(all_stats)) if routed else None
-                block = in_use(block, self.layout, h.dtype)
-                own_context = dataclasses.replace(same, intervention=intervention)
-                h, stats, own = block(h, own_context, past)
-                all_stats += [] if stats is None else [stats]
-                all_own += [own.over_mesh()] if keep else []
-            joined = jax.tree.map(lambda *s: jnp.stack(s), *all_stats) if all_stats else None
-            return h, (joined, tuple(all_own))
+            each = zip(self.blocks, all_sliced, read_whole, pasts, strict=True)
+            for stacked, parts, whole, past in each:
+                block = in_use(with_parameters(stacked, parts | whole), self.layout, h.dtype)
+                which = index if whole else None
+                h, _, own = block(h, dataclasses.replace(context, repetition=which), past)
+                all_own.append(own.over_mesh())
+            return h, tuple(all_own)
 
-        body = remat_of(self.remat, self.layout)(repetition)
         pasts = past or (None,) * len(self.routed)
-        h, (stats, own) = jax.lax.scan(body, h, (list(self.blocks), stacked, pasts))
-        return h, jax.tree.map(lambda s: s.reshape(-1, *s.shape[2:]), stats), own
+        return jax.lax.scan(repetition, h, (jnp.arange(self.repeats), sliced, pasts))
+
+
+def _in_place(parameters: Parameters, dtype: jnp.dtype) -> Parameters:
+    """Choose what is read where it lies: experts, of which few tokens need few.
+
+    A slice for the layer would be a copy of them all. On one device, and where they need no cast.
+    """
+    alone = current_mesh().size == 1
+    return {
+        name: value
+        for name, value in parameters.items()
+        if alone and ROUTED_EXPERTS.search(name) and value.dtype == dtype
+    }
+
+
+def _without(parameters: Parameters, others: Parameters) -> Parameters:
+    return {name: value for name, value in parameters.items() if name not in others}
 
 
 def _at(stacked: Any, index: int) -> Any:

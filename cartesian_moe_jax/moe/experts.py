@@ -1,5 +1,7 @@
 """The routed experts of one sub-layer: equal feed-forwards, stacked."""
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -29,17 +31,30 @@ class FeedForwardExperts(nnx.Module):
         self.down = normal(rngs, (num_experts, d_expert, d_model), std)
 
     def weights(self) -> FeedForwardWeights:
-        """Return the stacked weights: the part of the experts that a layout may split."""
+        """Return the stacked weights: the part of the experts that a layout may split.
+
+        Those of several layers alike come one layer after the other.
+        """
         gate = self.gate[...] if hasattr(self, "gate") else None
-        return FeedForwardWeights(gate, self.up[...], self.down[...])
+        weights = FeedForwardWeights(gate, self.up[...], self.down[...])
+        return jax.tree.map(lambda w: w.reshape(-1, *w.shape[-2:]), weights)
 
     def run(
         self,
         rows: Float[Array, "rows d_model"],
         group_sizes: Int[Array, "experts"],
         weights: FeedForwardWeights,
+        repetition: Int[Array, ""] | None = None,
     ) -> Float[Array, "rows d_model"]:
-        """Apply each expert to its group of rows; ``weights`` may be one device's share."""
+        """Apply each expert to its group of rows; ``weights`` may be one device's share.
+
+        With a ``repetition``, ``weights`` are those of several layers alike, which are read where
+        they lie, and this is which of them the rows are for: the others' experts have none.
+        """
+        if repetition is not None:
+            others = jnp.zeros(weights.up.shape[0], group_sizes.dtype)
+            first = repetition * group_sizes.shape[0]
+            group_sizes = jax.lax.dynamic_update_slice_in_dim(others, group_sizes, first, 0)
         return grouped_feed_forward(
             rows, group_sizes, weights, activation=self.activation, backend=self.backend
         )

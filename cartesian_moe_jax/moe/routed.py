@@ -43,12 +43,14 @@ def run_routed_experts(
     *,
     train: bool = False,
     keep_choices: bool = False,
+    repetition: Int[Array, ""] | None = None,
 ) -> Routed:
     """Route every token to its experts.
 
     Runs inside one ``shard_map`` over the mesh in force, on one device too: every device chooses
     for its own tokens, and the layout's exchange decides which rows its experts see. In training
-    (``train``) the exchange may drop what overflows its buffers.
+    (``train``) the exchange may drop what overflows its buffers. ``repetition``: see
+    ``FeedForwardExperts.run``.
     """
     total_tokens, num_experts = x.shape[0], experts.num_experts
     mesh, exchange = current_mesh(), exchange_of(layout)
@@ -60,7 +62,10 @@ def run_routed_experts(
     split = tuple(a for a in layout.splits("d_expert") if a == TENSOR and mesh.shape[a] > 1)
 
     def on_each_device(
-        x: Float[Array, "local_tokens d_model"], scores: Scores, weights: FeedForwardWeights
+        x: Float[Array, "local_tokens d_model"],
+        scores: Scores,
+        weights: FeedForwardWeights,
+        repetition: Int[Array, ""] | None,
     ) -> Routed:
         with jax.named_scope("router"):
             routing = choose(scores)
@@ -74,7 +79,7 @@ def run_routed_experts(
             rows, group_sizes, plan = exchange.dispatch(x, routing, num_experts, bounded=train)
         with jax.named_scope("experts"):
             weights = here_whole(weights, specs, kept, mesh, x.dtype)
-            rows = experts.run(rows, group_sizes, weights)
+            rows = experts.run(rows, group_sizes, weights, repetition)
         with jax.named_scope("combine"):
             update = exchange.combine(rows, plan)
             update = jax.lax.psum(update, split) if split else update
@@ -88,10 +93,10 @@ def run_routed_experts(
     run = jax.shard_map(
         on_each_device,
         mesh=mesh,
-        in_specs=(batch, batch, specs),
+        in_specs=(batch, batch, specs, PartitionSpec()),
         out_specs=Routed(batch, PartitionSpec(), PartitionSpec(), batch),
     )
-    return run(x, scores, experts.weights())
+    return run(x, scores, experts.weights(), repetition)
 
 
 def _batch_axes(mesh: Mesh | AbstractMesh) -> tuple[str, ...]:

@@ -18,6 +18,8 @@ class RouterContext:
     """Logits by token id, where one table serves all sub-layers (hash)."""
     intervention: Any = None
     """What is done to the routing on purpose (moe/intervention.py); None: nothing."""
+    repetition: Int[Array, ""] | None = None
+    """Which of several layers alike runs, where it is given the experts of them all."""
     # Part of the tree's structure: never traced, no leaf where a context is mapped over.
     keep_choices: bool = dataclasses.field(default=False, metadata={"static": True})
     """Whether the statistics tell each token's experts."""

@@ -45,6 +45,7 @@ class MoESubLayer(nnx.Module):
             self.layout,
             train=context.train,
             keep_choices=context.keep_choices,
+            repetition=context.repetition,
         )
         update = routed.update
         if self.shared_expert is not None:
