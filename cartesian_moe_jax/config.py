@@ -117,6 +117,13 @@ class ModelConfig:
         "What the backward pass recomputes: none, dots (all but matmuls), attention (all but "
         "attention, where that is a kernel: on accelerators), full (all).",
     )
+    unroll: int = setting(
+        1,
+        "Repetitions of a pattern of layers that the loop over layers computes in one step. 1 "
+        "compiles fastest; 0 is all of them and no loop, which copies what remat keeps into and "
+        "out of itself: faster steps and less memory without remat, for a longer compilation.",
+        at_least(0),
+    )
     loss_chunk: int = setting(
         512, "Positions per sequence whose logits exist at once in the loss.", at_least(1)
     )

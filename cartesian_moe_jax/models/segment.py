@@ -62,6 +62,7 @@ class Segment(nnx.Module):
 
         self.blocks = nnx.List([stacked(kind) for kind in shape.pattern])
         self.remat, self.repeats, self.layout = config.remat, shape.repeats, layout
+        self.unroll = min(config.unroll or shape.repeats, shape.repeats)
         self.routed = tuple(FEED_FORWARDS[kind].routed for kind in shape.pattern)
 
     def __call__(
@@ -89,7 +90,8 @@ class Segment(nnx.Module):
             return h, jax.tree.map(lambda *s: jnp.stack(s), *all_stats) if all_stats else None
 
         body = remat_of(self.remat, self.layout)(repetition)
-        h, stats = jax.lax.scan(body, h, (list(self.blocks), stacked))
+        layers = list(self.blocks), stacked
+        h, stats = jax.lax.scan(body, h, layers, unroll=self.unroll)
         return h, jax.tree.map(lambda s: s.reshape(-1, *s.shape[2:]), stats)
 
     def extend(
