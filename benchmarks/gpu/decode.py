@@ -88,7 +88,7 @@ def _begun(model: LanguageModel, texts: Texts) -> tuple[Int[Array, "texts"], KVC
     _, shapes = jax.eval_shape(LanguageModel.prefill, model, tokens, length)
     keys = iter(jax.random.split(jax.random.key(0), len(jax.tree.leaves(shapes))))
     kept = jax.tree.map(lambda s: jax.random.normal(next(keys), s.shape, s.dtype), shapes.segments)
-    return tokens[:, 0], KVCache(kept, length)
+    return tokens[:, 0], KVCache(kept, jnp.max(length), length)
 
 
 def _next(

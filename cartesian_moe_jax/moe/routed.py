@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from cartesian_moe_jax.kernels import FeedForwardWeights
 from cartesian_moe_jax.moe.balance import count_choices
@@ -49,8 +49,7 @@ def run_routed_experts(
 
     Runs inside one ``shard_map`` over the mesh in force, on one device too: every device chooses
     for its own tokens, and the layout's exchange decides which rows its experts see. In training
-    (``train``) the exchange may drop what overflows its buffers. ``repetition``: see
-    ``FeedForwardExperts.run``.
+    (``train``) it may drop what overflows. ``repetition``: see ``FeedForwardExperts.run``.
     """
     total_tokens, num_experts = x.shape[0], experts.num_experts
     mesh, exchange = current_mesh(), exchange_of(layout)
@@ -83,9 +82,7 @@ def run_routed_experts(
         with jax.named_scope("combine"):
             update = exchange.combine(rows, plan)
             update = jax.lax.psum(update, split) if split else update
-        counts = (chosen, vary(plan.dropped.astype(jnp.float32), batch_axes))
-        chosen, dropped = jax.lax.psum(counts, batch_axes)
-        dropped = jax.lax.pmean(dropped, split) if split else dropped
+        chosen, dropped = _of_all_devices(chosen, plan.dropped, batch_axes, split)
         share = dropped / jnp.maximum(jnp.sum(chosen), 1)
         return Routed(update, chosen / total_tokens, share, choices)
 
@@ -107,6 +104,18 @@ def _batch_axes(mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
     splits the weights must split the tokens, or a sum over it be taken.
     """
     return tuple(axis for axis in AXES if axis in BATCH_AXES or mesh.shape[axis] == 1)
+
+
+def _of_all_devices(
+    chosen: Float[Array, "experts"],
+    dropped: Num[Array, ""],
+    batch_axes: tuple[str, ...],
+    split: tuple[str, ...],
+) -> tuple[Float[Array, "experts"], Float[Array, ""]]:
+    """Sum what devices with other tokens have counted; those along ``split`` have the same."""
+    counts = (chosen, vary(dropped.astype(jnp.float32), batch_axes))
+    chosen, dropped = jax.lax.psum(counts, batch_axes)
+    return chosen, jax.lax.pmean(dropped, split) if split else dropped
 
 
 def _choices(

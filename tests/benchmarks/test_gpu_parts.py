@@ -171,7 +171,8 @@ def test_pytorch_beside_ours(context, tmp_path, monkeypatch):
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setattr(pytorch, "FORMS", {"mixtral": ("eager", "grouped_mm")})
     pytorch.run(context._replace(python=str(program)))
-    ours, eager, grouped = context.record.measurements
+    ours, eager, grouped, *forward = context.record.measurements
+    assert [m["what"] for m in forward] == ["mixtral, forward"] * 3
     assert ours["by"] == "ours" and eager["none"] == "none here"
     assert grouped["temporary_bytes"] == 40 and ours["temporary_bytes"] > 0
     assert grouped["ms"] == 500 and grouped["to_ours"] == 500 / ours["ms"]

@@ -53,7 +53,7 @@ def test_a_scanned_segment_equals_its_layers_run_by_hand():
         for repetition in range(2):
             for block in segment.blocks:
                 one = jax.tree.map(lambda stacked, i=repetition: stacked[i], block)
-                h, stats = one(h, CONTEXT)
+                h, stats, _ = one(h, CONTEXT)
                 loads += [] if stats is None else [stats.load]
         return h, jnp.stack(loads)
 
@@ -65,17 +65,22 @@ def test_a_scanned_segment_equals_its_layers_run_by_hand():
     assert (loads[0] != loads[1]).any()
 
 
-def compiled_gradient(remat):
-    """The compiled gradient of a sum over logits, and its value, in a model of four layers."""
+def lowered_gradient(remat="none", unroll=1, num_layers=4):
+    """The lowered gradient of a sum over logits, and what it is to be taken at."""
     moe = {"interval": 1, "sublayers": 1, "num_experts": 2, "shared_expert": False, **REFERENCE}
-    config = small(num_layers=4, remat=remat, moe=moe)
+    config = small(num_layers=num_layers, remat=remat, unroll=unroll, moe=moe)
     model = tiny.model(config, seed=1)
 
     def total(parameters):
         return jnp.sum(jnp.sin(with_parameters(model, parameters)(TOKENS)[0]))
 
     parameters = named_parameters(model)
-    compiled = jax.jit(jax.grad(total)).lower(parameters).compile()
+    return jax.jit(jax.grad(total)).lower(parameters), parameters
+
+
+def compiled_gradient(remat):
+    lowered, parameters = lowered_gradient(remat)
+    compiled = lowered.compile()
     return compiled, compiled(parameters)
 
 
@@ -87,6 +92,21 @@ def test_remat_changes_memory_but_no_gradient():
             np.testing.assert_allclose(gradient, expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
         ours, theirs = compiled.memory_analysis(), plain.memory_analysis()
         assert ours.temp_size_in_bytes < theirs.temp_size_in_bytes
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_unrolled_layers_have_the_gradients_of_the_loop_and_need_none(remat):
+    found = {}
+    for unroll in (1, 2, 0, 9):
+        lowered, parameters = lowered_gradient(remat, unroll, num_layers=5)
+        loops = lowered.as_text().count("stablehlo.while")
+        found[unroll] = loops, lowered.compile()(parameters)
+    most, expected = found.pop(1)
+    fewer = [most - loops for loops, _ in found.values()]
+    assert fewer == [0, 2, 2], "over layers there is one forwards and one backwards"
+    for _, gradients in found.values():
+        for name, gradient in gradients.items():
+            np.testing.assert_allclose(gradient, expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def test_bfloat16_compute_gives_float32_logits_near_those_of_float32():
