@@ -11,6 +11,7 @@ BENCHMARKS = {
     "layer": "the Cartesian Product Layer against its dense twin and the sum of its parts",
     "scaling": "cost against 8 to 256 experts, 1k to 64k tokens, 1 to 4 sub-layers",
     "step": "a training step against that of its dense twin; --breakdown: time by part",
+    "decode": "writing text: the next token against that of the dense twin",
     "layouts": "a training step in each layout, on virtual devices, against `data`",
     "startup": "import, first step of a run cold and warm, compile time as depth doubles",
     "against_pytorch": "layers and training step against PyTorch's (an environment of its own)",

@@ -53,7 +53,8 @@ def model_config(sizes: Sizes, batch: int, seq_len: int) -> Config:
     moe = values["model"]["moe"] | fields.pop("moe")
     if sizes.shrunk:
         moe |= {"num_experts": 4, "d_expert": 8}
-    values["model"] |= fields | sizes.shrunk | {"moe": moe, "compute_dtype": sizes.dtype}
+    own = {"moe": moe, "compute_dtype": sizes.dtype, "unroll": 0}
+    values["model"] |= fields | sizes.shrunk | own
     values["data"]["seq_len"] = seq_len
     values["training"]["batch_size"] = batch
     values["parallel"]["data"] = 1
