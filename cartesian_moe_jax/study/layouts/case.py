@@ -19,7 +19,6 @@ from cartesian_moe_jax.parallel.targets import Target
 from cartesian_moe_jax.platform import compiling_for
 from cartesian_moe_jax.study.layouts.collectives import (
     SWITCH,
-    Collective,
     collectives_of,
     summed,
 )
@@ -28,6 +27,7 @@ from cartesian_moe_jax.study.layouts.program import read_program
 from cartesian_moe_jax.study.layouts.roofline import step_times
 from cartesian_moe_jax.study.layouts.row import Row
 from cartesian_moe_jax.study.layouts.step import Step, abstract_step, compile_step, measure_step
+from cartesian_moe_jax.study.layouts.traffic import moved_bytes
 from cartesian_moe_jax.study.layouts.work import local_bytes, work_of
 from cartesian_moe_jax.training.state import TrainState
 
@@ -99,7 +99,9 @@ def _with_state(row: Row, config: Config, state: TrainState, mesh: Mesh, chip: C
 
 def _with_program(row: Row, config: Config, step: Step, mesh: Mesh, chip: Chip | None) -> Row:
     memory = step.program.memory_analysis()
-    found = _collectives(config, step, mesh, chip)
+    program, most = read_program(step.program.as_text()), _most_repeats(config)
+    links = chip.links if chip and chip.links else SWITCH
+    found = collectives_of(program, mesh.shape, places_of(mesh, links), most, links)
     axis = exchange_of(layout_of(config.parallel)).axis
     moved = [c for c in found if axis in c.axes and EXCHANGE.search(c.op_name)]
     rated = chip is not None and chip.links is not None
@@ -112,6 +114,7 @@ def _with_program(row: Row, config: Config, step: Step, mesh: Mesh, chip: Chip |
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes
         + memory.generated_code_size_in_bytes,
+        moved_bytes=moved_bytes(program, most),
         collectives=summed(found),
         exchange_bytes=sum(c.near_bytes + c.far_bytes for c in moved),
         times=step_times(chip, row.flops, row.memory_traffic_bytes, found) if rated else None,
@@ -119,12 +122,10 @@ def _with_program(row: Row, config: Config, step: Step, mesh: Mesh, chip: Chip |
     )
 
 
-def _collectives(config: Config, step: Step, mesh: Mesh, chip: Chip | None) -> list[Collective]:
+def _most_repeats(config: Config) -> int:
+    """Return how often a loop over layers repeats at most."""
     kinds = layer_kinds(config.model.num_layers, config.model.moe)
-    most = max(segment.repeats for segment in segments(kinds))
-    links = chip.links if chip and chip.links else SWITCH
-    program = read_program(step.program.as_text())
-    return collectives_of(program, mesh.shape, places_of(mesh, links), most, links)
+    return max(segment.repeats for segment in segments(kinds))
 
 
 def _share_of_this_machine(devices: int) -> int:

@@ -27,6 +27,9 @@ class Row:
     """What the device has."""
     flops: int | float | None = None
     memory_traffic_bytes: int | float | None = None
+    """What the model asks for, if all between two products is fused with them."""
+    moved_bytes: int | float | None = None
+    """What the kernels of the program read and write."""
     collectives: list[Collective] = dataclasses.field(default_factory=list)
     """Summed by kind and axes."""
     exchange_bytes: int | float | None = None
