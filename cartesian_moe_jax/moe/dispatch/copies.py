@@ -61,10 +61,11 @@ def send(
 ) -> tuple[Float[Array, "rows d_model"], Float[Array, "rows labels"]]:
     """Return the rows to be sent, and the labels that travel with them: see ``read_labels``."""
     order, position, _ = copies
-    # Small whole numbers, as floats; that of an unused slot is 0, as where no row is written.
+    # Small whole numbers, as floats; that of an unused slot is 0, as where no copy lies.
     experts = jax.lax.stop_gradient((num_experts - routing.expert_ids).astype(jnp.float32))
     labels = jnp.concatenate([routing.weights.astype(jnp.float32), experts], axis=1)
-    return gather_rows(x, order, position, True), gather_rows(labels, order, position, True)
+    rows, labels = (gather_rows(each, order, position, True) for each in (x, labels))
+    return rows, jnp.where((order < position.size)[:, None], labels, 0)
 
 
 def read_labels(labels: Float[Array, "rows labels"], num_experts: int) -> Routing:

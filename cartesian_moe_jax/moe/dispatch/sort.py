@@ -5,7 +5,8 @@ inverse, the row that holds each pair. Autodiff would turn a gather into a scatt
 ``order`` is a permutation, the gradient of each gather is the other gather.
 
 With holes, some rows hold no pair (their order is the number of pairs) and some pairs have no row
-(their position is the number of rows): what would be read there is zero.
+(their position is the number of rows). What a pair without a row would read is zero; a row without
+a pair holds any token, for whom it reaches leaves it out.
 """
 
 import functools
@@ -71,7 +72,7 @@ def gather_rows(
     holes: bool = False,
 ) -> Float[Array, "rows d_model"]:
     """Return row r = x[token of pair order[r]]."""
-    return take(x, order // position.shape[1], holes)
+    return _take_any(x, order // position.shape[1], holes)
 
 
 def _gather_rows_forward(x, order, position, holes):
@@ -127,6 +128,16 @@ def take(
     if not holes:
         return array[index]
     return array.at[index].get(mode="fill", fill_value=hole)
+
+
+def _take_any(
+    array: Shaped[Array, "n *rest"], index: Int[Array, "rows"], holes: bool
+) -> Shaped[Array, "rows *rest"]:
+    """Return array[index]; with ``holes``, an index of n reads anything.
+
+    To write zeros there takes XLA for TPU another pass over all rows.
+    """
+    return array.at[index].get(mode="clip") if holes else array[index]
 
 
 class LocalPlan(NamedTuple):
