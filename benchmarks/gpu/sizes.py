@@ -74,7 +74,11 @@ class Sizes:
 
 
 def _grid() -> tuple[Experts, ...]:
-    first = Experts(32768, 64, 2048, 1024), Experts(32768, 256, 1024, 512)
+    first = (
+        Experts(32768, 64, 2048, 1024),
+        Experts(65536, 16, 768, 1536),  # of the training step
+        Experts(32768, 256, 1024, 512),
+    )
     whole = [
         Experts(32768, experts, d_model, d_expert)
         for d_model, d_expert in ((1024, 2048), (2048, 1024), (1024, 512), (2048, 2048))
