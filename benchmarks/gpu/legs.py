@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from benchmarks.gpu import clock
@@ -39,8 +40,9 @@ def _to_weights(
     rows: Float[Array, "rows inputs"],
     d_outputs: Float[Array, "rows outputs"],
     group_sizes: Int[Array, "experts"],
+    dtype: DTypeLike,
 ) -> Float[Array, "experts inputs outputs"]:
-    return jnp.matmul(rows.T, d_outputs, preferred_element_type=jnp.float32)[None]
+    return jnp.matmul(rows.T, d_outputs, preferred_element_type=dtype)[None]
 
 
 DENSE = GroupedMatmul(forward_by(_multiply), to_rows_by(_multiply), _to_weights)

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from cartesian_moe_jax.kernels.blocks import Block, LegShape, default_block
@@ -68,10 +69,11 @@ def matmul_by_leg(backends: Callable[[], Sequence[str]]) -> GroupedMatmul:
         rows: Float[Array, "rows inputs"],
         d_outputs: Float[Array, "rows outputs"],
         group_sizes: Int[Array, "experts"],
+        dtype: DTypeLike,
     ) -> Float[Array, "experts inputs outputs"]:
         sizes = rows.shape[0], group_sizes.shape[0], rows.shape[1], d_outputs.shape[1]
         chosen = matmul("to_weights", *sizes, 1, rows.dtype.name)
-        return chosen.to_weights(rows, d_outputs, group_sizes)
+        return chosen.to_weights(rows, d_outputs, group_sizes, dtype)
 
     return GroupedMatmul(forward, to_rows, to_weights)
 

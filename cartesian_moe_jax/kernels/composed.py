@@ -39,8 +39,11 @@ class GroupedMatmul(NamedTuple):
     The product is each row of d_outputs times its expert's weights, transposed. Both are tuples of
     one length, over which it is summed. In the dtype of d_outputs.
     """
-    to_weights: Callable[[Rows, Rows, Sizes], Stacked]
-    """The sum over an expert's rows of the outer products, zeros without rows; in float32."""
+    to_weights: Callable[[Rows, Rows, Sizes, DTypeLike], Stacked]
+    """The sum over an expert's rows of the outer products, zeros without rows.
+
+    In the dtype that is asked for: that of the weights, rounded once where the sum is at hand.
+    """
 
 
 Multiply = Callable[[Rows, Stacked, Sizes, bool], Rows]
@@ -137,10 +140,10 @@ def _backward(
         (d_output,), (down,), group_sizes, activation.recompute_and_pull, *jax.tree.leaves(pre)
     )
     (d_rows,) = matmul.to_rows(tuple(d_pre), tuple(into), group_sizes, as_they_are)
-    d_into = [matmul.to_weights(rows, d_each, group_sizes) for d_each in d_pre]
-    d_down = matmul.to_weights(hidden, d_output, group_sizes)
+    dtype = weights.up.dtype
+    d_into = [matmul.to_weights(rows, d_each, group_sizes, dtype) for d_each in d_pre]
+    d_down = matmul.to_weights(hidden, d_output, group_sizes, dtype)
     d_weights = FeedForwardWeights(d_into[0] if activation.gated else None, d_into[-1], d_down)
-    d_weights = jax.tree.map(lambda d, w: d.astype(w.dtype), d_weights, weights)
     return _keep_live(d_rows, group_sizes), None, d_weights
 
 

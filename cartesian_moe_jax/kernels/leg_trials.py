@@ -79,7 +79,11 @@ def run_of(shape: LegShape, matmul: GroupedMatmul) -> Run:
         finish = _GATED.recompute_and_pull if beside else as_they_are
         return matmul.to_rows(d_outputs, weights, sizes, finish, *beside)
 
-    legs = {"forward": forward, "to_rows": to_rows, "to_weights": matmul.to_weights}
+    def to_weights(rows: Any, d_outputs: Any, sizes: Any) -> Any:
+        wide = jnp.promote_types(rows.dtype, jnp.float32)
+        return matmul.to_weights(rows, d_outputs, sizes, wide)
+
+    legs = {"forward": forward, "to_rows": to_rows, "to_weights": to_weights}
     return legs[shape.leg]
 
 

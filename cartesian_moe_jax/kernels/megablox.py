@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.megablox.gmm import gmm, tgmm
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from cartesian_moe_jax.kernels.composed import (
@@ -98,16 +99,18 @@ def _to_weights(
     rows: Float[Array, "rows inputs"],
     d_outputs: Float[Array, "rows outputs"],
     group_sizes: Int[Array, "experts"],
+    dtype: DTypeLike,
 ) -> Float[Array, "experts inputs outputs"]:
     choices = WEIGHT_GRADIENT_LIMITS[rows.dtype.itemsize]
     tile = tiling(rows.shape[0], group_sizes.shape[0], rows.shape[1], d_outputs.shape[1], choices)
     shape = (group_sizes.shape[0], rows.shape[1], d_outputs.shape[1])
     (product,) = opaque_call(
         _tgmm,
-        (jax.ShapeDtypeStruct(shape, jnp.float32),),
+        (jax.ShapeDtypeStruct(shape, dtype),),
         _fill(rows, tile[0]),
         _fill(d_outputs, tile[0]),
         group_sizes.astype(jnp.int32),
+        dtype=jnp.dtype(dtype),
         tiling=tile,
         interpret=_interpret(),
     )
@@ -140,11 +143,12 @@ def _tgmm(
     rows: Float[Array, "rows inputs"],
     d_outputs: Float[Array, "rows outputs"],
     group_sizes: Int[Array, "experts"],
+    dtype: jnp.dtype,
     tiling: tuple[int, int, int],
     interpret: bool,
 ) -> tuple[Float[Array, "experts inputs outputs"]]:
     # The kernel transposes back what it gets transposed.
-    return (tgmm(rows.T, d_outputs, group_sizes, jnp.float32, tiling, interpret=interpret),)
+    return (tgmm(rows.T, d_outputs, group_sizes, dtype, tiling, interpret=interpret),)
 
 
 def _fill(rows: Float[Array, "rows width"], height: int) -> Float[Array, "filled width"]:

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from cartesian_moe_jax.kernels.composed import GroupedMatmul, forward_by, to_rows_by
@@ -26,10 +27,11 @@ def _to_weights(
     rows: Float[Array, "rows inputs"],
     d_outputs: Float[Array, "rows outputs"],
     group_sizes: Int[Array, "experts"],
+    dtype: DTypeLike,
 ) -> Float[Array, "experts inputs outputs"]:
     def sum_of(expert: Int[Array, ""]) -> Float[Array, "inputs outputs"]:
         own = _own(rows.shape[0], group_sizes, expert)
-        return _dot(jnp.where(own, rows, 0).T, jnp.where(own, d_outputs, 0))
+        return _dot(jnp.where(own, rows, 0).T, jnp.where(own, d_outputs, 0)).astype(dtype)
 
     return jax.lax.map(sum_of, jnp.arange(group_sizes.shape[0]))
 

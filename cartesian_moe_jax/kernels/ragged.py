@@ -8,6 +8,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from cartesian_moe_jax.kernels.composed import (
@@ -40,14 +41,16 @@ def _to_weights(
     rows: Float[Array, "rows inputs"],
     d_outputs: Float[Array, "rows outputs"],
     group_sizes: Int[Array, "experts"],
+    dtype: DTypeLike,
 ) -> Float[Array, "experts inputs outputs"]:
     # Rows behind the live ones are in no group, but a dense expansion multiplies them by zero,
     # which NaN survives.
     live = is_live(rows.shape[0], group_sizes)
     rows, d_outputs = jnp.where(live, rows, 0), jnp.where(live, d_outputs, 0)
-    return jax.lax.ragged_dot_general(
+    sums = jax.lax.ragged_dot_general(
         rows, d_outputs, group_sizes, _OVER_ROWS, preferred_element_type=jnp.float32
     )
+    return sums.astype(dtype)
 
 
 RAGGED = GroupedMatmul(forward_by(_multiply), to_rows_by(_multiply), _to_weights)

@@ -5,6 +5,7 @@ import importlib.util
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from cartesian_moe_jax.kernels.composed import GroupedMatmul, forward_by, is_live, to_rows_by
@@ -54,6 +55,7 @@ def _to_weights(
     rows: Float[Array, "rows inputs"],
     d_outputs: Float[Array, "rows outputs"],
     group_sizes: Int[Array, "experts"],
+    dtype: DTypeLike,
 ) -> Float[Array, "experts inputs outputs"]:
     # Rows behind the live ones are in no group; that its kernels skip them is not documented.
     live = is_live(rows.shape[0], group_sizes)
@@ -62,12 +64,12 @@ def _to_weights(
     shape = (group_sizes.shape[0], rows.shape[1], d_outputs.shape[1])
     (sums,) = opaque_call(
         _call,
-        (jax.ShapeDtypeStruct(shape, jnp.float32),),
+        (jax.ShapeDtypeStruct(shape, dtype),),
         rows,
         d_outputs,
         group_sizes,
         numbers=numbers,
-        dtype=jnp.dtype("float32"),
+        dtype=jnp.dtype(dtype),
         implementation=implementation,
     )
     return sums

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as pltriton
 from jax.extend.core import jaxprs_in_params
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from cartesian_moe_jax.kernels.blocks import Block, filled
@@ -192,11 +193,13 @@ def _to_weights(
     rows: Float[Array, "rows inputs"],
     d_outputs: Float[Array, "rows outputs"],
     group_sizes: Int[Array, "experts"],
+    dtype: DTypeLike,
 ) -> Float[Array, "experts inputs outputs"]:
     shape = (group_sizes.shape[0], rows.shape[1], d_outputs.shape[1])
-    results = (jax.ShapeDtypeStruct(shape, jnp.float32),)
+    results = (jax.ShapeDtypeStruct(shape, dtype),)
     operands = rows, d_outputs, group_sizes
-    (sums,) = opaque_call(_run_to_weights, results, *operands, block=block)
+    settings = {"dtype": jnp.dtype(dtype), "block": block}
+    (sums,) = opaque_call(_run_to_weights, results, *operands, **settings)
     return sums
 
 
@@ -204,6 +207,7 @@ def _run_to_weights(
     rows: Float[Array, "rows inputs"],
     d_outputs: Float[Array, "rows outputs"],
     group_sizes: Int[Array, "experts"],
+    dtype: jnp.dtype,
     block: Block,
 ) -> tuple[Float[Array, "experts inputs outputs"]]:
     inputs, outputs = rows.shape[1], d_outputs.shape[1]
@@ -213,7 +217,7 @@ def _run_to_weights(
     ends = jnp.cumsum(sizes)
     kernel = functools.partial(_to_weights_kernel, block=block)
     programs = shape[0] * (shape[1] // block.inputs) * (shape[2] // block.outputs)
-    results = (jax.ShapeDtypeStruct(shape, jnp.float32),)
+    results = (jax.ShapeDtypeStruct(shape, dtype),)
     operands = ends - sizes, ends, rows, d_outputs
     (sums,) = _call(kernel, "grouped_to_weights", results, programs, block, *operands)
     return (sums[:, :inputs, :outputs],)
@@ -236,7 +240,8 @@ def _to_weights_kernel(
 
     zeros = jnp.zeros((block.inputs, block.outputs), jnp.float32)
     steps = (end - start + block.rows - 1) // block.rows
-    sums[expert, at_inputs, at_outputs] = jax.lax.fori_loop(0, steps, add, zeros)
+    total = jax.lax.fori_loop(0, steps, add, zeros)
+    sums[expert, at_inputs, at_outputs] = total.astype(sums.dtype)
 
 
 def _position(columns: int) -> tuple[Int[Array, ""], Int[Array, ""]]:

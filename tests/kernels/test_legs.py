@@ -7,6 +7,7 @@ import pytest
 
 from cartesian_moe_jax.kernels.blocks import LegShape, candidates
 from cartesian_moe_jax.kernels.leg_trials import difference, operands, operations, run_of
+from cartesian_moe_jax.kernels.megablox import MEGABLOX
 from cartesian_moe_jax.kernels.plain import PLAIN
 from cartesian_moe_jax.kernels.ragged import RAGGED
 from cartesian_moe_jax.kernels.triton import triton_matmul
@@ -68,10 +69,31 @@ def test_the_plain_loop_follows_the_definition(leg, matmul):
     elif leg == "to_rows":
         (found,) = matmul.to_rows(first, second, group_sizes, lambda product: (product,))
     else:
-        found = matmul.to_weights(first, second, group_sizes)
+        found = matmul.to_weights(first, second, group_sizes, "float32")
     expected = by_hand(shape, *arrays, sizes)
     found = found if leg == "to_weights" else found[: sum(sizes)]
     np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+NARROW = {
+    "plain": lambda shape: PLAIN,
+    "ragged": lambda shape: RAGGED,
+    "megablox": lambda shape: MEGABLOX,
+    "triton": lambda shape: triton_matmul(candidates(shape)[-1]),
+}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name", NARROW)
+def test_sums_in_the_weights_dtype_are_rounded_once(name, dtype):
+    shape = shape_of("to_weights", 1, dtype)
+    operands, matmul = with_sizes(shape, SIZES["unaligned"]), NARROW[name](shape)
+    wide, narrow = (
+        jax.jit(lambda *a, d=d: matmul.to_weights(*a, d))(*operands)
+        for d in ("float32", "bfloat16")
+    )
+    assert (wide.dtype, narrow.dtype) == (jnp.float32, jnp.bfloat16)
+    np.testing.assert_array_equal(np.float32(narrow), np.float32(wide.astype(jnp.bfloat16)))
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
