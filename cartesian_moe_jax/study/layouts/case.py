@@ -103,8 +103,9 @@ def _with_program(row: Row, config: Config, step: Step, mesh: Mesh, chip: Chip |
     links = chip.links if chip and chip.links else SWITCH
     found = collectives_of(program, mesh.shape, places_of(mesh, links), most, links)
     axis = exchange_of(layout_of(config.parallel)).axis
-    moved = [c for c in found if axis in c.axes and EXCHANGE.search(c.op_name)]
+    exchanged = [c for c in found if axis in c.axes and EXCHANGE.search(c.op_name)]
     rated = chip is not None and chip.links is not None
+    moved = moved_bytes(program, most)
     return dataclasses.replace(
         row,
         temporary_bytes=memory.temp_size_in_bytes,
@@ -114,9 +115,10 @@ def _with_program(row: Row, config: Config, step: Step, mesh: Mesh, chip: Chip |
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes
         + memory.generated_code_size_in_bytes,
-        moved_bytes=moved_bytes(program, most),
+        moved_bytes=moved,
+        moved_seconds=moved / chip.memory_bandwidth if rated else None,
         collectives=summed(found),
-        exchange_bytes=sum(c.near_bytes + c.far_bytes for c in moved),
+        exchange_bytes=sum(c.near_bytes + c.far_bytes for c in exchanged),
         times=step_times(chip, row.flops, row.memory_traffic_bytes, found) if rated else None,
         compile_seconds=step.compile_seconds,
     )

@@ -30,6 +30,8 @@ class Row:
     """What the model asks for, if all between two products is fused with them."""
     moved_bytes: int | float | None = None
     """What the kernels of the program read and write."""
+    moved_seconds: int | float | None = None
+    """How long that takes the device's memory."""
     collectives: list[Collective] = dataclasses.field(default_factory=list)
     """Summed by kind and axes."""
     exchange_bytes: int | float | None = None

@@ -34,7 +34,7 @@ class Units(NamedTuple):
         """Name the columns of the comparison."""
         of, sent, far = (f"{name} {self.byte_name}" for name in ("of", "sent", "far"))
         parts = (f"params {self.byte_name}", "optim", "temp", "total", of)
-        rates = (f"{self.flop_name}FLOP", "moved", sent, far, "step ms", "bound by")
+        rates = (f"{self.flop_name}FLOP", "moved", "moved ms", sent, far, "step ms", "bound by")
         ends = ("exch/least", "compile s", "measured ms")
         return ("layout", "exchange", "mesh", *parts, *rates, *ends)
 
@@ -123,6 +123,7 @@ def _cells(row: Row, units: Units) -> tuple[str, ...]:
         _memory(row, units),
         number(row.flops / units.flops),
         units.size(row.moved_bytes),
+        number(row.moved_seconds and row.moved_seconds * 1e3),
         units.size(row.sent_bytes()),
         units.size(sum(one.far_bytes for one in row.collectives) or None),
         number(row.times and row.times.step() * 1e3),
