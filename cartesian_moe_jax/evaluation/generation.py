@@ -125,8 +125,6 @@ class Writer:
         weighed = logits / jnp.maximum(drawing.temperature, 1e-6)
         random = jax.vmap(jax.random.categorical)(keys, weighed)
         tokens = jnp.where(drawing.temperature > 0, random, jnp.argmax(logits, axis=-1))
-        # Every process reads all of them.
-        whole = PartitionSpec()
-        return (
-            tokens if current_mesh().size == 1 else jax.lax.with_sharding_constraint(tokens, whole)
-        )
+        if current_mesh().size > 1:  # every process reads all of them
+            tokens = jax.lax.with_sharding_constraint(tokens, PartitionSpec())
+        return tokens

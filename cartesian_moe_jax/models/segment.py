@@ -110,6 +110,7 @@ class Segment(nnx.Module):
 
         def repetition(h: Float[Array, "batch new d_model"], layers: Any) -> tuple[Any, Any]:
             index, all_sliced, pasts = layers
+            h = over_batch(h)
             all_own: list[KeyValues] = []
             each = zip(self.blocks, all_sliced, read_whole, pasts, strict=True)
             for stacked, parts, whole, past in each:
