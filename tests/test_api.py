@@ -64,6 +64,13 @@ def test_generated_text_continues_the_prompt(lm):
     assert lm.generate("def ", max_new_tokens=0) == "def "
 
 
+def test_several_prompts_are_continued_at_once(lm):
+    prompts = ["def ", list(b"return a"), ""]
+    texts = lm.generate(prompts, max_new_tokens=6, temperature=0.0)
+    assert texts == [lm.generate(prompt, 6, temperature=0.0) for prompt in prompts]
+    assert texts[1].startswith("return a") and lm.generate(["def "], 0) == ["def "]
+
+
 def test_generated_text_takes_the_most_likely_token(lm):
     text = lm.generate("def ", max_new_tokens=1, temperature=0.0)
     logits = lm.logits(np.array([[256, *b"def "]]))[0, -1, :257]
