@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.models.methods import METHODS
 from cartesian_moe_jax.study.record import COMPARISON, TUNING, Record
-
-MISSING = "(missing)"
+from cartesian_moe_jax.study.setting import difference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,13 +68,11 @@ def check_comparable(records: Sequence[Record]) -> None:
             raise UserError(f"record {record.name} is there twice: one of each run is wanted")
         seen.add(record.name)
         first = compared[0]
-        for field in sorted(first.setting.keys() | record.setting.keys()):
-            values = [r.setting.get(field, MISSING) for r in (first, record)]
-            if values[0] != values[1]:
-                raise UserError(
-                    f"setting.{field} differs, so the runs cannot be compared: "
-                    f"{values[0]!r} in {first.name}, {values[1]!r} in {record.name}"
-                )
+        if found := difference(first.setting, record.setting):
+            raise UserError(
+                f"setting.{found.field} differs, so the runs cannot be compared: "
+                f"{found.first!r} in {first.name}, {found.second!r} in {record.name}"
+            )
 
 
 def why_unmeasured(record: Record) -> str:

@@ -4,20 +4,16 @@ import dataclasses
 from typing import Any, NamedTuple
 
 from cartesian_moe_jax.config import Config, StudyConfig
-from cartesian_moe_jax.data.prepared import PreparedData
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.models.budget import forward_flops_per_token
 from cartesian_moe_jax.models.build import abstract_model
 from cartesian_moe_jax.models.feed_forwards import moe_layers
-from cartesian_moe_jax.models.matching import Budget, budget_of, count
+from cartesian_moe_jax.models.matching import Budget, count
 from cartesian_moe_jax.models.parameters import named_parameters
 from cartesian_moe_jax.parallel.layouts import LAYOUTS
 from cartesian_moe_jax.study.record import COMPARISON, TUNING, Record
 from cartesian_moe_jax.study.tuning import Rates
 from cartesian_moe_jax.study.variants import Variant, variant_config
-
-APART = ("data.corpus", "data.validation_corpus", "data.tokenizer", "training.seed")
-"""Fields that may differ between records: where the data lies (its hash says what it is)."""
 
 
 class Run(NamedTuple):
@@ -76,37 +72,6 @@ def run_config(config: Config, run: Run) -> Config:
         evaluation=dataclasses.replace(c.evaluation, baseline=False, sample_tokens=0),
         study=StudyConfig(),
     )
-
-
-def setting_of(config: Config, data: PreparedData) -> dict[str, Any]:
-    """Return what runs must have in common to be compared, as field -> value.
-
-    ``config`` is the study's, with the vocabulary's size.
-    """
-    budget = budget_of(config.model)
-    fields = {k: v for k, v in _flat(config).items() if k not in APART}
-    return fields | {
-        "total_parameters": budget.total,
-        "active_parameters": budget.active,
-        "validation_tokens": config.evaluation.max_tokens,
-        "robustness_tokens": config.study.robustness_tokens,
-        "tuning_steps": config.study.tuning_steps or config.training.steps,
-        "data_hash": data.content_hash,
-        "tokenizer": data.tokenizer.identity(),
-        "train_tokens": sum(len(part.tokens) for part in data.train),
-    }
-
-
-def _flat(section: Any, path: str = "") -> dict[str, Any]:
-    """Flatten the fields with which a run cannot be continued otherwise."""
-    found: dict[str, Any] = {}
-    for field in dataclasses.fields(section):
-        value = getattr(section, field.name)
-        if dataclasses.is_dataclass(value):
-            found |= _flat(value, f"{path}{field.name}.")
-        elif not field.metadata["resumable"]:
-            found[f"{path}{field.name}"] = value
-    return found
 
 
 def model_facts(config: Config) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.paths import AnyPath, entries, is_remote, reported, write_atomically
+from cartesian_moe_jax.study.setting import difference
 
 FORMAT = 1
 TUNING, COMPARISON = "tuning", "comparison"
@@ -84,13 +85,11 @@ def read_records(folder: AnyPath) -> list[Record]:
 def require_setting(records: Iterable[Record], setting: Mapping[str, Any], where: str) -> None:
     """Raise UserError, naming a field and its two values, if a record has another setting."""
     for record in records:
-        for field in sorted(setting.keys() | record.setting.keys()):
-            theirs, ours = record.setting.get(field), setting.get(field)
-            if theirs != ours:
-                raise UserError(
-                    f"{where}: {record.name} was run with {field}={theirs}, this study has "
-                    f"{field}={ours}: they cannot be compared (choose another --workdir)"
-                )
+        if found := difference(record.setting, setting):
+            raise UserError(
+                f"{where}: {record.name} was run with {found.field}={found.first}, this study has "
+                f"{found.field}={found.second}: they cannot be compared (choose another --workdir)"
+            )
 
 
 def _read(file: AnyPath) -> Record:

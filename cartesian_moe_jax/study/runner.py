@@ -28,7 +28,6 @@ from cartesian_moe_jax.study.plan import (
     model_facts,
     run_config,
     seeds_of,
-    setting_of,
     tuning_run,
 )
 from cartesian_moe_jax.study.record import (
@@ -38,6 +37,7 @@ from cartesian_moe_jax.study.record import (
     require_setting,
     write_record,
 )
+from cartesian_moe_jax.study.setting import setting_of
 from cartesian_moe_jax.study.tuning import Grid, Rates, best, grid_of, next_trial
 from cartesian_moe_jax.study.variants import (
     Variant,

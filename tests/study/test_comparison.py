@@ -39,6 +39,16 @@ def test_settings_that_differ_are_named_with_both_values():
         check_comparable([first, dataclasses.replace(second, setting=without)])
 
 
+def test_a_field_that_a_setting_is_older_than_had_its_default():
+    old = records.compared("dense", 0)
+    new = dataclasses.replace(old, seed=1, setting=records.SETTING | {"model.unroll": 1})
+    check_comparable([old, new])
+    check_comparable([new, old])
+    other = dataclasses.replace(new, setting=records.SETTING | {"model.unroll": 2})
+    with pytest.raises(UserError, match=r"setting\.model\.unroll .* 1 in .* 2 in"):
+        check_comparable([old, other])
+
+
 def test_one_run_is_not_counted_twice():
     with pytest.raises(UserError, match=r"comparison\.dense\.seed0 is there twice"):
         check_comparable([records.compared("dense", 0), records.compared("dense", 0)])
