@@ -15,7 +15,7 @@ _NOTHING_MOVES = frozenset(
 _RUNS_OTHERS = frozenset({"call", "conditional", "async-start"})
 _ON_CHIP = re.compile(r"\w+\[[\d,<=]*\]\{[^}]*S\([1-9]\d*\)[^}]*\}")
 """An array that lies elsewhere: in a TPU's vector memory, in the host's."""
-_FIRST_ARRAY = re.compile(r"\w+\[[\d,<=]*\](\{[^}]*\})?")
+_ARRAY = re.compile(r"\w+\[[\d,<=]*\](?:\{[^}]*\})?")
 _PICKS = frozenset({"dynamic-slice", "slice", "gather"})
 _NAMES_ONE = frozenset({"bitcast", "reshape"})
 
@@ -58,13 +58,21 @@ class _Reader:
 
 def _of_kernel(within: Computation, one: Instruction) -> int | float:
     operands = [_bytes(within.instructions[name].shape) for name in one.operands]
+    if one.opcode == "slice-start":
+        return _of_started_slice(one, in_memory=operands[0] > 0)
     if one.opcode.endswith("-start"):  # its result names the operand too
-        return operands[0] + _bytes(_FIRST_ARRAY.search(one.shape)[0])
+        return operands[0] + _bytes(_ARRAY.findall(one.shape)[0])
     if one.opcode in _PICKS:
         return 2 * _bytes(one.shape)
     if one.opcode == "dynamic-update-slice":
         return 2 * operands[1]
     return sum(operands) + _bytes(one.shape)
+
+
+def _of_started_slice(one: Instruction, in_memory: bool) -> int | float:
+    """Of its result the first array is the operand, and the second what is taken of it."""
+    taken = _ARRAY.findall(one.shape)[1]
+    return bytes_of(taken) * in_memory + _bytes(taken)
 
 
 def _of_fusion(inside: Computation, fusion: Instruction) -> int | float:

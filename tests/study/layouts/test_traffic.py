@@ -75,6 +75,21 @@ def test_what_lies_on_chip_is_read_once_from_memory():
     assert moved_bytes(read_program(TPU)) == bf16 + 2 * f32
 
 
+@pytest.mark.parametrize(("into", "arrays"), [(ON_CHIP, 1), (IN_MEMORY, 2)])
+@pytest.mark.parametrize("whole", ["bf16[4096,128]{1,0}", "bf16[4096,128]{1,0:S(1)}"])
+def test_of_a_slice_that_is_fetched_only_that_is_read(whole, into, arrays):
+    text = f"""HloModule jit_step
+
+ENTRY %main (a: bf16[4096,128]) -> bf16[512,128] {{
+  %a = {whole} parameter(0)
+  %s = (({whole}), {into}, s32[]{{:S(2)}}) slice-start(%a), slice={{[0:512], [0:128]}}
+  ROOT %d = {into} slice-done(%s)
+}}
+"""
+    reads = 0 if "S(1)" in whole else 1
+    assert moved_bytes(read_program(text)) == (reads + arrays - 1) * 2 * 512 * 128
+
+
 @pytest.mark.parametrize("opcode", ["dynamic-update-slice", "gather", "custom-call"])
 def test_kernels_of_their_own(opcode):
     text = f"""HloModule jit_step
