@@ -79,10 +79,10 @@ class MoEConfig:
     )
     backend: str = setting(
         "auto",
-        "Kernel of the experts: auto (megablox on TPU, by_leg on GPU, native on CPU), native "
+        "Kernel of the experts: auto (mosaic on TPU, by_leg on GPU, native on CPU), native "
         "(compiled from C++ on first use; auto is tiled where there is no compiler), tiled, "
-        "megablox, triton, by_leg (the fastest measured of triton and tokamax), ragged, or "
-        "reference (slow: a dense loop).",
+        "mosaic, megablox, triton, by_leg (the fastest measured of triton and tokamax), ragged, "
+        "or reference (slow: a dense loop).",
     )
 
     def without_shared_expert(self) -> tuple[int, ...]:

@@ -44,6 +44,8 @@ class GroupedMatmul(NamedTuple):
 
     In the dtype that is asked for: that of the weights, rounded once where the sum is at hand.
     """
+    clears: bool = False
+    """Whether rows behind the live ones are zeros in what is finished `as_they_are`."""
 
 
 Multiply = Callable[[Rows, Stacked, Sizes, bool], Rows]
@@ -125,7 +127,7 @@ def _forward(
     *pre, hidden = matmul.forward(rows, tuple(into), group_sizes, activation.keep_and_activate)
     (output,) = matmul.forward(hidden, (down,), group_sizes, as_they_are)
     kept = PreActivation(pre[0] if activation.gated else None, pre[-1])
-    return _keep_live(output, group_sizes), Residuals(rows, group_sizes, weights, kept)
+    return _keep_live(matmul, output, group_sizes), Residuals(rows, group_sizes, weights, kept)
 
 
 def _backward(
@@ -144,7 +146,7 @@ def _backward(
     d_into = [matmul.to_weights(rows, d_each, group_sizes, dtype) for d_each in d_pre]
     d_down = matmul.to_weights(hidden, d_output, group_sizes, dtype)
     d_weights = FeedForwardWeights(d_into[0] if activation.gated else None, d_into[-1], d_down)
-    return _keep_live(d_rows, group_sizes), None, d_weights
+    return _keep_live(matmul, d_rows, group_sizes), None, d_weights
 
 
 composed_feed_forward.defvjp(_forward, _backward)
@@ -169,6 +171,6 @@ def is_live(rows: int, group_sizes: Int[Array, "experts"]) -> Bool[Array, "rows 
 
 
 def _keep_live(
-    rows: Float[Array, "rows width"], group_sizes: Int[Array, "experts"]
+    matmul: GroupedMatmul, rows: Float[Array, "rows width"], group_sizes: Int[Array, "experts"]
 ) -> Float[Array, "rows width"]:
-    return jnp.where(is_live(rows.shape[0], group_sizes), rows, 0)
+    return rows if matmul.clears else jnp.where(is_live(rows.shape[0], group_sizes), rows, 0)

@@ -9,6 +9,7 @@ from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.kernels.activations import Activation, get_activation
 from cartesian_moe_jax.kernels.by_leg import by_leg_feed_forward, triton_feed_forward
 from cartesian_moe_jax.kernels.megablox import megablox_feed_forward
+from cartesian_moe_jax.kernels.mosaic import mosaic_feed_forward
 from cartesian_moe_jax.kernels.native import native_feed_forward
 from cartesian_moe_jax.kernels.native_library import native_library_problem
 from cartesian_moe_jax.kernels.ragged import ragged_feed_forward
@@ -28,6 +29,7 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
         "reference": reference_feed_forward,
         "native": native_feed_forward,
         "tiled": tiled_feed_forward,
+        "mosaic": mosaic_feed_forward,
         "megablox": megablox_feed_forward,
         "triton": triton_feed_forward,
         "by_leg": by_leg_feed_forward,
@@ -35,7 +37,7 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
     }
 )
 
-BEST: Mapping[str, str] = MappingProxyType({"cpu": "native", "gpu": "by_leg", "tpu": "megablox"})
+BEST: Mapping[str, str] = MappingProxyType({"cpu": "native", "gpu": "by_leg", "tpu": "mosaic"})
 """The backend that "auto" means, by the platform that programs are compiled for.
 
 On CPU it means "tiled" where there is no C++ compiler.

@@ -8,7 +8,7 @@ Where programs are not compiled for GPU, the kernels are interpreted: slowly, fo
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as pltriton
-from jax.extend.core import jaxprs_in_params
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Num
 
@@ -27,12 +26,10 @@ from cartesian_moe_jax.kernels.composed import (
     as_they_are,
     finished,
 )
+from cartesian_moe_jax.kernels.in_kernels import in_kernels
 from cartesian_moe_jax.kernels.opaque_call import opaque_call
 from cartesian_moe_jax.kernels.row_tiles import RowTiles
 from cartesian_moe_jax.platform import target_platform
-
-LACKING = frozenset({"erf", "erfc"})
-"""Elementwise operations that Pallas cannot hand to Triton: those of the exact gelu."""
 
 Ref = Any
 """An array in the GPU's memory, as a kernel sees it; jax has no public name for its type."""
@@ -58,7 +55,7 @@ def _forward(
     group_sizes: Int[Array, "experts"],
     finish: Finish,
 ) -> tuple[Float[Array, "rows outputs"], ...]:
-    if not _in_kernels(finish, len(weights)):
+    if not in_kernels(finish, len(weights)):
         products = _forward(block, rows, weights, group_sizes, as_they_are)
         return finished(finish, products, rows.dtype)
     results = _results(finish, len(weights), rows.shape[0], weights[0].shape[2], rows.dtype)
@@ -125,7 +122,7 @@ def _to_rows(
     *beside: Float[Array, "rows inputs"],
 ) -> tuple[Float[Array, "rows inputs"], ...]:
     rows, inputs, dtype = d_outputs[0].shape[0], weights[0].shape[1], d_outputs[0].dtype
-    if not _in_kernels(finish, 1 + len(beside)):
+    if not in_kernels(finish, 1 + len(beside)):
         product = _to_rows(block, in_place, d_outputs, weights, group_sizes, as_they_are)
         return finished(finish, (*product, *beside), dtype)
     results = _results(finish, 1 + len(beside), rows, inputs, dtype)
@@ -280,19 +277,6 @@ def _fill(*arrays: Float[Array, "..."]) -> list[Float[Array, "..."]]:
         jnp.pad(array, ((0, 0), *((0, filled(width) - width) for width in array.shape[1:])))
         for array in arrays
     ]
-
-
-def _in_kernels(finish: Finish, arguments: int) -> bool:
-    """Whether Triton can compute it; if not, XLA does in a second pass."""
-    program = jax.make_jaxpr(finish)(*[jax.ShapeDtypeStruct((1, 1), jnp.float32)] * arguments)
-    return not LACKING & {equation.primitive.name for equation in _equations(program.jaxpr)}
-
-
-def _equations(jaxpr: Any) -> Iterator[Any]:
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in jaxprs_in_params(equation.params):
-            yield from _equations(inner)
 
 
 def _results(

@@ -8,6 +8,7 @@ import pytest
 from cartesian_moe_jax.kernels.blocks import LegShape, candidates
 from cartesian_moe_jax.kernels.leg_trials import difference, operands, operations, run_of
 from cartesian_moe_jax.kernels.megablox import MEGABLOX
+from cartesian_moe_jax.kernels.mosaic import MOSAIC
 from cartesian_moe_jax.kernels.plain import PLAIN
 from cartesian_moe_jax.kernels.ragged import RAGGED
 from cartesian_moe_jax.kernels.triton import triton_matmul
@@ -79,6 +80,7 @@ NARROW = {
     "plain": lambda shape: PLAIN,
     "ragged": lambda shape: RAGGED,
     "megablox": lambda shape: MEGABLOX,
+    "mosaic": lambda shape: MOSAIC,
     "triton": lambda shape: triton_matmul(candidates(shape)[-1]),
 }
 
@@ -99,12 +101,12 @@ def test_sums_in_the_weights_dtype_are_rounded_once(name, dtype):
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
 @pytest.mark.parametrize(("leg", "products"), LEGS)
-def test_triton_legs_equal_the_plain_loop(leg, products, sizes, dtype):
+@pytest.mark.parametrize("name", ["mosaic", "triton"])
+def test_legs_of_our_kernels_equal_the_plain_loop(name, leg, products, sizes, dtype):
     shape = shape_of(leg, products, dtype)
     arguments = with_sizes(shape, sizes)
     expected = jax.jit(run_of(shape, PLAIN))(*arguments)
-    block = candidates(shape)[-1]
-    found = jax.jit(run_of(shape, triton_matmul(block)))(*arguments)
+    found = jax.jit(run_of(shape, NARROW[name](shape)))(*arguments)
     assert jax.tree.map(lambda a: (a.shape, a.dtype), found) == jax.tree.map(
         lambda a: (a.shape, a.dtype), expected
     )

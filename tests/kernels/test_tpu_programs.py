@@ -1,7 +1,5 @@
 """What the kernels become on TPU, by the compiler for it: kernels, and nothing dense."""
 
-import math
-
 import pytest
 
 from tests.tpu import needs_libtpu, run_with_libtpu
@@ -37,16 +35,13 @@ def programs(chip, what, dtype, shapes, remat="none"):
 
 def assert_experts_are_kernels(chip, dtype, shapes):
     for (rows, d_model, d_expert, experts), program in programs(chip, "experts", dtype, shapes):
-        # Three forward, three to the rows, three to the weights; jax 0.11 does not name them all.
-        assert sum(program["kernels"].values()) == 9
+        # Two forward, two to the rows, three to the weights; jax 0.11 does not name them all.
+        assert sum(program["kernels"].values()) == 7
         assert program["products"] == 0
-        filled = math.ceil(rows / 512) * 512
-        assert program["operations"] < 1.01 * 18 * filled * d_model * d_expert
+        assert program["operations"] < 1.01 * 18 * rows * d_model * d_expert
         # Of the weights one copy in the dtype of the rows; nothing of experts times the rows.
         copied = 3 * experts * d_model * d_expert
-        assert program["temporary_bytes"] < ELEMENT[dtype] * (
-            copied + 2 * filled * (d_model + 2 * d_expert)
-        )
+        assert program["temporary_bytes"] < ELEMENT[dtype] * (copied + 3.1 * rows * d_expert)
 
 
 def assert_attention_is_a_kernel(chip, dtype, shapes):
