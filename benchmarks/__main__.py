@@ -16,6 +16,7 @@ BENCHMARKS = {
     "startup": "import, first step of a run cold and warm, compile time as depth doubles",
     "against_pytorch": "layers and training step against PyTorch's (an environment of its own)",
     "gpu": "one NVIDIA GPU: parity, peaks, kernels, layers, step, PyTorch, in one page",
+    "tpu_schedule": "how the compiler for TPUs schedules our kernels, without a TPU",
     "data": "preparing text and loading tokens",
     "curve": "the loss curves of runs as a picture",
     "curve_distance": "how far the loss curves of runs lie apart",
