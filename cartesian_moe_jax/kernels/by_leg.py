@@ -7,33 +7,55 @@ from types import MappingProxyType
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from cartesian_moe_jax.kernels.blocks import Block, LegShape, default_block
+from cartesian_moe_jax.kernels.blocks import Block, LegShape, candidates, default_block
 from cartesian_moe_jax.kernels.composed import Finish, GroupedMatmul, composed_feed_forward
+from cartesian_moe_jax.kernels.hopper import (
+    hopper_candidates,
+    hopper_fits,
+    hopper_matmul,
+    is_hopper,
+)
 from cartesian_moe_jax.kernels.timings import Choice, fastest, timings_of
 from cartesian_moe_jax.kernels.tokamax import is_installed, tokamax_matmul
 from cartesian_moe_jax.kernels.triton import triton_matmul
 from cartesian_moe_jax.platform import device_kind
 
-OURS = "triton"
+OURS, HOPPER = "triton", "hopper"
 
 LEG_BACKENDS: Mapping[str, Callable[[Block | None], GroupedMatmul]] = MappingProxyType(
     {
         OURS: triton_matmul,
+        HOPPER: hopper_matmul,
         "tokamax_mosaic": lambda _: tokamax_matmul("mosaic_gpu"),
         "tokamax_triton": lambda _: tokamax_matmul("triton"),
     }
 )
 """What a leg can be computed by, given the block that was chosen for it."""
 
+CANDIDATES: Mapping[str, Callable[[LegShape], Sequence[Block]]] = MappingProxyType(
+    {OURS: candidates, HOPPER: hopper_candidates}
+)
+"""The blocks to choose from, for those that do not choose themselves."""
+
+_FITS: Mapping[str, Callable[[Block, LegShape], bool]] = MappingProxyType(
+    {OURS: Block.fits, HOPPER: hopper_fits}
+)
+
 
 def available() -> tuple[str, ...]:
     """The names in LEG_BACKENDS that work here."""
-    return tuple(LEG_BACKENDS) if is_installed() else (OURS,)
+    others = [name for name in LEG_BACKENDS if name not in CANDIDATES]
+    return (OURS, *[HOPPER] * is_hopper(), *others * is_installed())
+
+
+def fits(choice: Choice, shape: LegShape) -> bool:
+    """Whether a choice made for one shape can compute another."""
+    return choice.block is None or _FITS[choice.backend](choice.block, shape)
 
 
 def choose(shape: LegShape, backends: Sequence[str]) -> Choice:
     """The fastest of `backends` by the timings of the GPU at hand, unmeasured our own kernels."""
-    measured = fastest(timings_of(device_kind()), shape, backends)
+    measured = fastest(timings_of(device_kind()), shape, backends, fits)
     return measured or Choice(OURS, default_block(shape))
 
 

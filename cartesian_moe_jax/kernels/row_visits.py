@@ -27,14 +27,14 @@ class RowVisits(NamedTuple):
         cls, group_sizes: Int[Array, "experts"], rows: int, height: int, every_tile: bool
     ) -> tuple["RowVisits", Int[Array, ""]]:
         """To each tile for each expert with rows in it; if `every_tile`, to the others too."""
-        starts, ends = _bounds(group_sizes)
+        starts, ends = bounds(group_sizes)
         each = jnp.where(starts < ends, (ends - 1) // height - starts // height + 1, 0)
         live, tiles = ends[-1], -(-rows // height)
         reached = -(-live // height)
         behind = tiles - reached if every_tile else 0
         visit, last = _numbered(each, tiles), jnp.sum(each)
         of_live = jnp.minimum(visit, jnp.maximum(last - 1, 0))
-        expert, first = _owner(each, of_live)
+        expert, first = owner(each, of_live)
         read = starts[expert] // height + of_live - first
         # Tiles of no expert follow; their expert is the last one, whose weights are at hand.
         free = visit >= last
@@ -48,19 +48,20 @@ class RowVisits(NamedTuple):
         cls, group_sizes: Int[Array, "experts"], rows: int, height: int
     ) -> tuple["RowVisits", Int[Array, ""]]:
         """For each expert, to each tile with rows of it; if there is none, to one all the same."""
-        starts, ends = _bounds(group_sizes)
+        starts, ends = bounds(group_sizes)
         tiles = -(-rows // height)
         each = jnp.where(starts < ends, (ends - 1) // height - starts // height + 1, 1)
         count = jnp.sum(each)
         visit = jnp.minimum(_numbered(each, tiles), count - 1)
-        expert, first = _owner(each, visit)
+        expert, first = owner(each, visit)
         tile = jnp.minimum(starts[expert] // height + visit - first, tiles - 1)
         return cls(expert, tile, tile, starts[expert], ends[expert]), count
 
 
-def _bounds(
+def bounds(
     group_sizes: Int[Array, "experts"],
 ) -> tuple[Int[Array, "experts"], Int[Array, "experts"]]:
+    """Where each expert's rows begin and end."""
     sizes = group_sizes.astype(jnp.int32)
     ends = jnp.cumsum(sizes)
     return ends - sizes, ends
@@ -71,7 +72,7 @@ def _numbered(each: Int[Array, "experts"], tiles: int) -> Int[Array, "visits"]:
     return jnp.arange(tiles + each.shape[0], dtype=jnp.int32)
 
 
-def _owner(
+def owner(
     each: Int[Array, "experts"], visit: Int[Array, "visits"]
 ) -> tuple[Int[Array, "visits"], Int[Array, "visits"]]:
     """The expert of a visit, and that expert's first visit."""

@@ -3,7 +3,7 @@
 import functools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -56,7 +56,12 @@ def timings_of(device_kind: str) -> Timings:
     return parse(shipped.read_text(), shipped.name) if shipped.is_file() else ()
 
 
-def fastest(timings: Timings, shape: LegShape, backends: Sequence[str]) -> Choice | None:
+def fastest(
+    timings: Timings,
+    shape: LegShape,
+    backends: Sequence[str],
+    fits: Callable[[Choice, LegShape], bool],
+) -> Choice | None:
     """The fastest of what can compute `shape`, at the nearest shape measured; None if all are far.
 
     Shapes with another leg, dtype or number of products are no neighbours.
@@ -65,7 +70,7 @@ def fastest(timings: Timings, shape: LegShape, backends: Sequence[str]) -> Choic
         timing
         for timing in timings
         if timing.choice.backend in backends
-        and (timing.choice.block is None or timing.choice.block.fits(shape))
+        and fits(timing.choice, shape)
         and _distance(timing.shape, shape) <= FAR
     ]
     return min(usable, key=lambda t: (_distance(t.shape, shape), t.ms)).choice if usable else None

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import jax
 
 from cartesian_moe_jax.columns import columns
-from cartesian_moe_jax.kernels.blocks import LegShape, candidates, default_block
-from cartesian_moe_jax.kernels.by_leg import LEG_BACKENDS, OURS
+from cartesian_moe_jax.kernels.blocks import LegShape, default_block
+from cartesian_moe_jax.kernels.by_leg import CANDIDATES, LEG_BACKENDS, OURS
 from cartesian_moe_jax.kernels.leg_trials import (
     Operands,
     Run,
@@ -49,9 +49,12 @@ class Failure(NamedTuple):
 def choices(shape: LegShape, backends: Sequence[str]) -> list[Choice]:
     """Every way to compute a leg; the default first."""
     first = Choice(OURS, default_block(shape))
-    ours = [Choice(OURS, block) for block in candidates(shape)]
-    others = [Choice(name) for name in backends if name != OURS]
-    return [first, *[choice for choice in ours if choice != first], *others]
+    every = [
+        Choice(name, block)
+        for name in backends
+        for block in (CANDIDATES[name](shape) if name in CANDIDATES else (None,))
+    ]
+    return [first, *[choice for choice in every if choice != first]]
 
 
 def measure(shape: LegShape, backends: Sequence[str]) -> tuple[list[Timing], list[Failure]]:

@@ -1,20 +1,36 @@
 """Compiles every block of every leg for a GPU: python -m tests.kernels.gpu_blocks TARGET.
 
-Prints, as JSON, pairs of a leg with its block and the error, none if it compiles.
+Prints, as JSON, pairs of a leg with its block and what is wrong with it, none if it compiles. Of
+kernels that Mosaic compiles, registers that do not suffice are wrong too, and products that wait
+for one another.
 """
 
 import json
+import os
+import re
 import sys
+import tempfile
+from pathlib import Path
 
-import jax
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+DUMP = Path(tempfile.mkdtemp())
+os.environ |= {"MOSAIC_GPU_DUMP_TO": str(DUMP), "MOSAIC_GPU_DUMP_PTXAS": "1"}
 
-from cartesian_moe_jax.kernels.blocks import candidates
-from cartesian_moe_jax.kernels.leg_trials import compile_run, feed_forward_legs, operands, run_of
-from cartesian_moe_jax.kernels.triton import triton_matmul
-from cartesian_moe_jax.parallel.targets import parse_target
-from cartesian_moe_jax.platform import compiling_for
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
+
+from cartesian_moe_jax.kernels.by_leg import CANDIDATES, LEG_BACKENDS, available  # noqa: E402
+from cartesian_moe_jax.kernels.leg_trials import (  # noqa: E402
+    compile_run,
+    feed_forward_legs,
+    operands,
+    run_of,
+)
+from cartesian_moe_jax.parallel.targets import parse_target  # noqa: E402
+from cartesian_moe_jax.platform import compiling_for  # noqa: E402
+
+SPILLED = 64
+"""Bytes a thread that do not count."""
 
 
 def main(name):
@@ -29,19 +45,23 @@ def main(name):
                 lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole),
                 jax.eval_shape(lambda shape=shape: operands(shape)),
             )
-            for block in candidates(shape):
-                found.append(
-                    (f"{shape.leg} x{shape.products} {block}", error(shape, block, arrays))
-                )
+            for backend in [name for name in available() if name in CANDIDATES]:
+                for block in CANDIDATES[backend](shape):
+                    wrong = error(shape, LEG_BACKENDS[backend](block), arrays)
+                    found.append((f"{backend} {shape.leg} x{shape.products} {block}", wrong))
     print(json.dumps(found))
 
 
-def error(shape, block, arrays):
+def error(shape, matmul, arrays):
     try:
-        compile_run(run_of(shape, triton_matmul(block)), arrays)
+        compile_run(run_of(shape, matmul), arrays)
     except Exception as raised:
         return f"{type(raised).__name__}: {raised}"[:300]
-    return None
+    said = "".join(file.read_text() for file in DUMP.glob("*.ptxas"))
+    for file in DUMP.iterdir():
+        file.unlink()
+    spilled = max(map(int, re.findall(r"(\d+) bytes spill stores", said)), default=0)
+    return said[:300] if spilled > SPILLED or "serialized" in said else None
 
 
 if __name__ == "__main__":

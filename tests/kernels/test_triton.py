@@ -102,7 +102,7 @@ TIMINGS = (
     ids=lambda value: str(value)[:60],
 )
 def test_the_fastest_at_the_nearest_shape(shape, backends, choice):
-    assert fastest(TIMINGS, shape, backends) == choice
+    assert fastest(TIMINGS, shape, backends, by_leg.fits) == choice
 
 
 def test_timings_are_kept_as_they_are():

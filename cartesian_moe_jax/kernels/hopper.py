@@ -1,0 +1,179 @@
+"""Grouped matmuls for Hopper GPUs: two Pallas kernels, compiled by Mosaic.
+
+Blocks are copied by the GPU's own copying engine while two groups of warps multiply what came
+before, straight from shared memory. For bfloat16 and float16, and widths that blocks divide.
+"""
+
+import functools
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Num
+
+from cartesian_moe_jax.kernels.blocks import BYTES, Block, LegShape, memory_on_chip
+from cartesian_moe_jax.kernels.composed import Finish, GroupedMatmul, as_they_are, finished
+from cartesian_moe_jax.kernels.hopper_call import FINISHED
+from cartesian_moe_jax.kernels.hopper_products import call_products, number_of_sums
+from cartesian_moe_jax.kernels.hopper_weights import call_to_weights
+from cartesian_moe_jax.kernels.in_kernels import in_kernels
+from cartesian_moe_jax.kernels.opaque_call import opaque_call
+from cartesian_moe_jax.platform import target_device
+
+BLOCKS: Mapping[str, tuple[Block, ...]] = MappingProxyType(
+    {
+        "forward": (
+            Block(128, 64, 256, 8, 4),
+            Block(128, 64, 128, 8, 5),
+            Block(128, 64, 128, 8, 3),
+        ),
+        "to_rows": (
+            Block(128, 256, 64, 8, 4),
+            Block(128, 256, 64, 8, 2),
+            Block(128, 128, 64, 8, 4),
+            Block(128, 128, 64, 8, 3),
+        ),
+        "to_weights": (
+            Block(64, 128, 256, 8, 4),
+            Block(64, 256, 128, 8, 4),
+            Block(64, 128, 128, 8, 5),
+        ),
+    }
+)
+"""By leg, what to try, as in blocks.py: two groups of four warps multiply."""
+BARRIERS = 1024
+"""Bytes of shared memory beside the blocks, at the most."""
+
+
+def is_hopper() -> bool:
+    """Whether programs are compiled for a GPU that can run these kernels."""
+    return str(getattr(target_device(), "compute_capability", "")).startswith("9.")
+
+
+def hopper_candidates(shape: LegShape) -> tuple[Block, ...]:
+    """All blocks that a leg can be computed with; none for float32."""
+    return tuple(block for block in BLOCKS[shape.leg] if hopper_fits(block, shape))
+
+
+def hopper_fits(block: Block, shape: LegShape) -> bool:
+    """Whether a kernel can be made of a block."""
+    divided = shape.inputs % block.inputs == shape.outputs % block.outputs == 0
+    halves = BYTES[shape.dtype] == 2
+    return halves and divided and _shared_memory(block, shape) <= memory_on_chip()
+
+
+def hopper_matmul(block: Block) -> GroupedMatmul:
+    """The grouped matmul in blocks of one size, which must suit the leg that is used."""
+    return GroupedMatmul(
+        functools.partial(_forward, block),
+        functools.partial(_to_rows, block),
+        functools.partial(_to_weights, block),
+    )
+
+
+def _shared_memory(block: Block, shape: LegShape) -> int:
+    rows, weights = block.rows * block.inputs, block.inputs * block.outputs
+    d_outputs, finished = block.rows * block.outputs, block.rows * FINISHED
+    # Gate, up and what becomes of them: of two products forward, of one product's gradient.
+    staged, once = {
+        "forward": (rows + shape.products * weights, (3 if shape.products == 2 else 1) * finished),
+        "to_rows": (
+            shape.products * (d_outputs + weights),
+            2 * rows + 3 * finished if shape.products == 1 else finished,
+        ),
+        # Gradients of weights may be float32.
+        "to_weights": (rows + d_outputs, 2 * block.inputs * FINISHED),
+    }[shape.leg]
+    return BYTES[shape.dtype] * (block.stages * staged + once) + BARRIERS
+
+
+def _forward(
+    block: Block,
+    rows: Float[Array, "rows inputs"],
+    weights: tuple[Float[Array, "experts inputs outputs"], ...],
+    group_sizes: Int[Array, "experts"],
+    finish: Finish,
+) -> tuple[Float[Array, "rows outputs"], ...]:
+    return _products(block, (rows,), weights, group_sizes, finish, (), transposed=False)
+
+
+def _to_rows(
+    block: Block,
+    d_outputs: tuple[Float[Array, "rows outputs"], ...],
+    weights: tuple[Float[Array, "experts inputs outputs"], ...],
+    group_sizes: Int[Array, "experts"],
+    finish: Finish,
+    *beside: Float[Array, "rows inputs"],
+) -> tuple[Float[Array, "rows inputs"], ...]:
+    turned = Block(block.rows, block.outputs, block.inputs, block.warps, block.stages)
+    return _products(turned, d_outputs, weights, group_sizes, finish, beside, transposed=True)
+
+
+def _products(
+    block: Block,
+    operands: tuple[Float[Array, "rows summed"], ...],
+    weights: tuple[Float[Array, "experts ..."], ...],
+    group_sizes: Int[Array, "experts"],
+    finish: Finish,
+    beside: tuple[Float[Array, "rows outputs"], ...],
+    transposed: bool,
+) -> tuple[Float[Array, "rows outputs"], ...]:
+    rows, dtype = operands[0].shape[0], operands[0].dtype
+    arguments = number_of_sums(operands, weights) + len(beside)
+    if not in_kernels(finish, arguments):
+        bare = _products(block, operands, weights, group_sizes, as_they_are, (), transposed)
+        return finished(finish, (*bare, *beside), dtype)
+    one = jax.ShapeDtypeStruct((rows, weights[0].shape[1 if transposed else 2]), jnp.float32)
+    results = tuple(each.update(dtype=dtype) for each in jax.eval_shape(finish, *[one] * arguments))
+    return opaque_call(
+        _run_products,
+        results,
+        *operands,
+        *beside,
+        group_sizes,
+        *weights,
+        split=(len(operands), len(operands) + len(beside)),
+        like=results,
+        finish=finish,
+        transposed=transposed,
+        block=block,
+    )
+
+
+def _run_products(
+    *arrays: Num[Array, "..."],
+    split: tuple[int, int],
+    like: tuple[jax.ShapeDtypeStruct, ...],
+    finish: Finish,
+    transposed: bool,
+    block: Block,
+) -> tuple[Float[Array, "rows outputs"], ...]:
+    operands, beside = arrays[: split[0]], arrays[split[0] : split[1]]
+    group_sizes, *weights = arrays[split[1] :]
+    return call_products(operands, weights, group_sizes, beside, like, finish, transposed, block)
+
+
+def _to_weights(
+    block: Block,
+    rows: Float[Array, "rows inputs"],
+    d_outputs: Float[Array, "rows outputs"],
+    group_sizes: Int[Array, "experts"],
+    dtype: DTypeLike,
+) -> Float[Array, "experts inputs outputs"]:
+    shape = (group_sizes.shape[0], rows.shape[1], d_outputs.shape[1])
+    result = jax.ShapeDtypeStruct(shape, dtype)
+    operands = rows, d_outputs, group_sizes
+    (total,) = opaque_call(_run_to_weights, (result,), *operands, like=result, block=block)
+    return total
+
+
+def _run_to_weights(
+    rows: Float[Array, "rows inputs"],
+    d_outputs: Float[Array, "rows outputs"],
+    group_sizes: Int[Array, "experts"],
+    like: jax.ShapeDtypeStruct,
+    block: Block,
+) -> tuple[Float[Array, "experts inputs outputs"]]:
+    return (call_to_weights(rows, d_outputs, group_sizes, like, block),)

@@ -1,0 +1,190 @@
+"""The Hopper kernels on a simulated GPU: its memories, barriers and groups of warps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks as simulator
+from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
+
+from cartesian_moe_jax.kernels import by_leg, hopper, hopper_call
+from cartesian_moe_jax.kernels.activations import get_activation
+from cartesian_moe_jax.kernels.aligned_tiles import ALIGNMENT, AlignedTiles
+from cartesian_moe_jax.kernels.blocks import HOPPER_MEMORY, Block, LegShape
+from cartesian_moe_jax.kernels.composed import as_they_are
+from cartesian_moe_jax.kernels.hopper import hopper_candidates, hopper_fits
+from cartesian_moe_jax.kernels.hopper_products import call_products
+from cartesian_moe_jax.kernels.hopper_weights import call_to_weights
+from cartesian_moe_jax.kernels.in_kernels import with_plain_sums
+from cartesian_moe_jax.kernels.plain import PLAIN
+
+ROWS, SUMMED, OUTPUTS = 300, 128, 256
+SIZES = {
+    "unaligned": [33, 1, 170, 0, 26],
+    "one hot expert": [0, 0, 300, 0, 0],
+    "rows of no expert": [0, 100, 3, 0, 0],
+    "single rows": [1, 1, 1, 1, 1],
+    "nothing": [0, 0, 0, 0, 0],
+}
+BLOCKS = [Block(128, 64, 128, 8, 2), Block(128, 64, 256, 8, 3)]
+GATED, RELU = get_activation("swiglu"), get_activation("relu")
+TOLERANCE = 1e-2
+
+needs_transposes = pytest.mark.skipif(
+    jax.__version_info__ < (0, 11), reason="the GPU that jax 0.10 simulates cannot transpose"
+)
+
+
+@pytest.fixture(autouse=True)
+def simulated(monkeypatch):
+    """A GPU of two multiprocessors, which reads what it likes behind the end of an array."""
+    gpu = InterpretGPUParams(detect_races=True, out_of_bounds_reads="uninitialized")
+    monkeypatch.setattr(hopper_call, "interpret", lambda: gpu)
+    monkeypatch.setattr(hopper_call, "multiprocessors", lambda: 2)
+
+
+def numbers(*shape, seed=0):
+    return jax.random.normal(jax.random.key(seed), shape, jnp.bfloat16)
+
+
+def weights_of(*shape, seed):
+    return numbers(5, *shape, seed=seed) * SUMMED**-0.5
+
+
+def rows_of(sizes, width, seed=0):
+    """Rows sorted by expert; those of no expert hold NaN."""
+    live = (jnp.arange(ROWS) < sum(sizes))[:, None]
+    return jnp.where(live, numbers(ROWS, width, seed=seed), jnp.nan)
+
+
+def assert_same(found, expected):
+    found, expected = np.float32(found), np.float32(expected)
+    largest = np.abs(expected).max(initial=1e-6)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE * largest)
+
+
+def assert_no_race():
+    assert not simulator.get_races().races_found
+
+
+def check(sizes, operands, weights, beside, finish, transposed, block):
+    """The kernel against the plain loop, in the rows that have an expert."""
+    group_sizes = jnp.array(sizes)
+    if transposed:
+        expected = PLAIN.to_rows(operands, weights, group_sizes, finish, *beside)
+    else:
+        expected = PLAIN.forward(operands[0], weights, group_sizes, finish)
+    like = tuple(jax.ShapeDtypeStruct(each.shape, each.dtype) for each in expected)
+    found = call_products(operands, weights, group_sizes, beside, like, finish, transposed, block)
+    for one, other in zip(found, expected, strict=True):
+        assert_same(one[: sum(sizes)], other[: sum(sizes)])
+    assert_no_race()
+
+
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_forward(sizes, block):
+    rows, weights = (rows_of(sizes, SUMMED),), (weights_of(SUMMED, OUTPUTS, seed=1),)
+    check(sizes, rows, weights, (), as_they_are, False, block)
+
+
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
+def test_forward_with_an_activation(sizes):
+    weights = tuple(weights_of(SUMMED, OUTPUTS, seed=seed) for seed in (1, 2))
+    rows = (rows_of(sizes, SUMMED),)
+    check(sizes, rows, weights, (), GATED.keep_and_activate, False, BLOCKS[0])
+
+
+def test_forward_with_an_activation_that_is_not_gated():
+    rows, weights = rows_of([100] * 3, SUMMED), weights_of(SUMMED, OUTPUTS, seed=1)[:3]
+    check([100] * 3, (rows,), (weights,), (), RELU.keep_and_activate, False, BLOCKS[0])
+
+
+@needs_transposes
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
+def test_to_rows_adds_products(sizes):
+    operands = rows_of(sizes, SUMMED), rows_of(sizes, SUMMED, seed=3)
+    weights = tuple(weights_of(OUTPUTS, SUMMED, seed=seed) for seed in (1, 2))
+    check(sizes, operands, weights, (), as_they_are, True, BLOCKS[1])
+
+
+@needs_transposes
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
+def test_to_rows_takes_an_activations_gradient(sizes):
+    beside = rows_of(sizes, OUTPUTS, seed=2), rows_of(sizes, OUTPUTS, seed=3)
+    rows, weights = (rows_of(sizes, SUMMED),), (weights_of(OUTPUTS, SUMMED, seed=1),)
+    check(sizes, rows, weights, beside, GATED.recompute_and_pull, True, BLOCKS[0])
+
+
+@needs_transposes
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
+def test_to_weights(sizes, dtype):
+    operands = rows_of(sizes, SUMMED), rows_of(sizes, OUTPUTS, seed=1), jnp.array(sizes)
+    like = jax.ShapeDtypeStruct((5, SUMMED, OUTPUTS), dtype)
+    found = call_to_weights(*operands, like, Block(64, 128, 256, 8, 3))
+    assert_same(found, PLAIN.to_weights(*operands, dtype))
+    assert_no_race()
+
+
+@pytest.mark.parametrize("height", [64, 128])
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
+def test_tiles_cover_each_live_row_once(sizes, height):
+    tiles = AlignedTiles.of(jnp.array(sizes), ROWS, height)
+    found = np.full(ROWS, -1)
+    for expert, first, start, end in zip(*map(np.asarray, tiles), strict=True):
+        assert first % ALIGNMENT == 0
+        own = np.arange(max(start, first), max(start, min(end, first + height)))
+        assert (found[own] == -1).all()
+        found[own] = expert
+    np.testing.assert_array_equal(found[: sum(sizes)], np.repeat(np.arange(5), sizes))
+    assert (found[sum(sizes) :] == -1).all()
+
+
+def test_as_many_tiles_as_there_can_be():
+    """Every expert's rows begin as far behind a tile as they can, and end just behind one."""
+    tiles = AlignedTiles.of(jnp.array([7] + [64 + 8 * 8] * 3), 400, 128)
+    assert int(jnp.sum(tiles.end > 0)) == 7
+
+
+SHAPES = [
+    LegShape(leg, 65536, 16, *widths, products, "bfloat16")
+    for leg in hopper.BLOCKS
+    for widths in [(2048, 1024), (768, 1536), (1024, 512)]
+    for products in ([1] if leg == "to_weights" else [1, 2])
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_there_are_blocks_for_the_papers_shapes(shape):
+    found = hopper_candidates(shape)
+    assert found
+    for block in found:
+        assert shape.inputs % block.inputs == shape.outputs % block.outputs == 0
+        assert hopper._shared_memory(block, shape) <= HOPPER_MEMORY
+
+
+def test_what_blocks_do_not_divide_or_is_float32_has_none():
+    for changes in ({"inputs": 1000}, {"dtype": "float32"}, {"outputs": 32}):
+        assert hopper_candidates(SHAPES[0]._replace(**changes)) == ()
+    assert not hopper_fits(Block(128, 64, 256, 8, 9), SHAPES[0]), "no room for nine stages"
+
+
+@pytest.mark.parametrize(("capability", "there"), [("9.0", True), ("8.0", False), (None, False)])
+def test_only_a_hopper_has_them(capability, there, monkeypatch):
+    class Device:
+        compute_capability = capability
+
+    monkeypatch.setattr(hopper, "target_device", Device)
+    assert ("hopper" in by_leg.available()) == there
+
+
+@pytest.mark.parametrize("name", ["swiglu", "reglu", "relu"])
+def test_plain_sums_are_the_same_sums(name):
+    activation = get_activation(name)
+    pre = [numbers(4, 8, seed=seed) for seed in range(2 if activation.gated else 1)]
+    arrays = [numbers(4, 8, seed=3), *pre]
+    plain = with_plain_sums(activation.recompute_and_pull)
+    assert "add_any" not in str(jax.make_jaxpr(plain)(*arrays))
+    for found, expected in zip(plain(*arrays), activation.recompute_and_pull(*arrays), strict=True):
+        np.testing.assert_array_equal(np.float32(found), np.float32(expected))
