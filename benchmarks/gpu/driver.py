@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks.gpu import page
@@ -18,6 +19,8 @@ from benchmarks.gpu.parts import NO_GPU, PARTS, WRONG_INPUT, Part
 from benchmarks.gpu.record import read
 from cartesian_moe_jax.paths import write_atomically
 
+WITHOUT = "CARTESIAN_MOE_WITHOUT"
+"""What kernels/by_leg.py reads; not imported, since that would import jax."""
 ROOT = Path(__file__).parents[2]
 SECONDS = 470.0
 LEAST = 10.0
@@ -63,13 +66,21 @@ def last_line(log: Path) -> str:
     return lines[-1].strip()[:200] if lines else "it said nothing"
 
 
-def run_part(name: str, part: Part, folder: Path, seconds: float, flags: Sequence[str]) -> str:
+def run_part(
+    name: str,
+    part: Part,
+    folder: Path,
+    seconds: float,
+    flags: Sequence[str],
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """Run a part as a process; say how it ended, and in the page's record."""
     print(f"{name}: {part.about} ...", flush=True)
     start = time.monotonic()
     command = [sys.executable, "-m", "benchmarks.gpu.parts", name, str(folder), *flags]
     # What `legs` has measured is what the others choose by; the user's own timings are left alone.
     environment = {
+        **environment,
         # One GPU, of several.
         "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0],
         "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.9",
@@ -90,20 +101,23 @@ def run_part(name: str, part: Part, folder: Path, seconds: float, flags: Sequenc
 
 def run_parts(parts: Mapping[str, Part], folder: Path, flags: Sequence[str], until: float) -> None:
     """Run all; then, in what time is left, go on with those that were stopped and resume."""
-    stopped = {}
+    stopped, without = {}, {}
     for name, part in parts.items():
         left = until - time.monotonic()
         if left < LEAST:
             print(f"{name}: left out, since the time is over", flush=True)
             continue
-        ended = run_part(name, part, folder, min(part.seconds, left), flags)
+        ended = run_part(name, part, folder, min(part.seconds, left), flags, without)
         if NO_GPU in ended:
             sys.exit(WRONG_INPUT)
+        if part.tries and ended != "done":
+            print(f"{name}: so the others go without {part.tries}", flush=True)
+            without = {WITHOUT: part.tries}
         if part.resumes and ended.startswith("stopped"):
             stopped[name] = part
     for name, part in stopped.items():
         if (left := until - time.monotonic()) > LEAST:
-            run_part(name, part, folder, left, flags)
+            run_part(name, part, folder, left, flags, without)
 
 
 def machine() -> dict[str, str]:

@@ -33,6 +33,7 @@ LEG = ("leg", "products", "rows", "experts", "inputs", "outputs")
 LAYER = ("what", "tokens", "top_k", "experts", "d_model", "d_expert", "by")
 COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
+        "trial": (*LEG, "by", "ms", "tflops", "peak_share"),
         "parity": ("what", "by", "groups", "cases", "whole", "worst", "tolerance", "result"),
         "peaks": ("what", "size", "ms", "tflops", "gigabytes_per_s"),
         "legs": (
@@ -150,6 +151,11 @@ def _is_done(folder: Path, name: str) -> bool:
     return _run_of(folder, name)["ended"] == "done"
 
 
+def _short_trial(found: Sequence[Measurement]) -> list[str]:
+    right = sum(m["by"].startswith("hopper") for m in found)
+    return [f"{right} blocks of the Hopper kernels are right"] if right else []
+
+
 def _short_parity(found: Sequence[Measurement]) -> list[str]:
     results = [m["result"] for m in found]
     if not results:
@@ -221,6 +227,7 @@ def _short_steps(found: Sequence[Measurement]) -> list[str]:
 
 SHORT: Mapping[str, Callable[[Sequence[Measurement]], list[str]]] = MappingProxyType(
     {
+        "trial": _short_trial,
         "parity": _short_parity,
         "peaks": _short_peaks,
         "legs": _short_legs,

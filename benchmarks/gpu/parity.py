@@ -32,7 +32,7 @@ from benchmarks.gpu.sizes import Experts
 from cartesian_moe_jax.kernels import grouped_feed_forward
 from cartesian_moe_jax.kernels.activations import get_activation
 from cartesian_moe_jax.kernels.blocks import LegShape
-from cartesian_moe_jax.kernels.by_leg import OURS, available
+from cartesian_moe_jax.kernels.by_leg import CANDIDATES, OURS, available
 from cartesian_moe_jax.kernels.composed import composed_feed_forward, is_live
 from cartesian_moe_jax.kernels.leg_trials import (
     Operands,
@@ -65,8 +65,8 @@ def check_leg(shape: LegShape, record: Record, *, every_block: bool = False) -> 
     arguments = operands(shape)
     # Foreign kernels round float32, and are not used for it.
     tried = choices(shape, (OURS,) if shape.dtype == "float32" else available())
-    others = [choice for choice in tried if choice.backend != OURS]
-    tried = tried if every_block else [tried[0], *others]
+    if not every_block:
+        tried = list({choice.backend: choice for choice in reversed(tried)}.values())[::-1]
     with ThreadPoolExecutor(16) as pool:
         compiled = list(pool.map(lambda choice: compile_choice(shape, choice, arguments), tried))
     exact = jax.jit(run_of(shape, PLAIN))
@@ -75,7 +75,7 @@ def check_leg(shape: LegShape, record: Record, *, every_block: bool = False) -> 
         expected = in_float64(exact, given)
         for choice, leg in zip(tried, compiled, strict=True):
             error = _checked(leg, given, expected, shape)
-            _add(record, shape, name, described(choice), choice.backend == OURS, error)
+            _add(record, shape, name, described(choice), choice.backend in CANDIDATES, error)
 
 
 def kinds_of_groups(shape: LegShape) -> Mapping[str, Int[Array, "experts"]]:

@@ -23,10 +23,13 @@ class Part(NamedTuple):
     resumes: bool = False
     """Whether it goes on where it was stopped, in what time the others leave."""
     environment: Mapping[str, str] = MappingProxyType({})
+    tries: str = ""
+    """The kernels of a leg that the parts behind it go without, unless it is done."""
 
 
 PARTS: Mapping[str, Part] = MappingProxyType(
     {
+        "trial": Part("whether the Hopper kernels end, and are right", 45, tries="hopper"),
         "parity": Part("what kernels compute, against float64", 80),
         "peaks": Part("the machine's own rates", 25),
         "legs": Part("each leg of grouped matmuls by every choice", 130, resumes=True),

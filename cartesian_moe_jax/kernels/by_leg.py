@@ -1,6 +1,7 @@
 """Grouped feed-forward on GPU: every leg by what was measured to be fastest at its shape."""
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -42,10 +43,16 @@ _FITS: Mapping[str, Callable[[Block, LegShape], bool]] = MappingProxyType(
 )
 
 
+WITHOUT = "CARTESIAN_MOE_WITHOUT"
+"""The variable of the environment that names what is not to be used, joined by commas."""
+
+
 def available() -> tuple[str, ...]:
-    """The names in LEG_BACKENDS that work here."""
+    """The names in LEG_BACKENDS that work here and are wanted."""
     others = [name for name in LEG_BACKENDS if name not in CANDIDATES]
-    return (OURS, *[HOPPER] * is_hopper(), *others * is_installed())
+    unwanted = os.environ.get(WITHOUT, "").split(",")
+    found = (*[HOPPER] * is_hopper(), *others * is_installed())
+    return (OURS, *[name for name in found if name not in unwanted])
 
 
 def fits(choice: Choice, shape: LegShape) -> bool:

@@ -14,6 +14,7 @@ import pytest
 from benchmarks.gpu import driver, page
 from benchmarks.gpu.parts import PARTS, Part
 from benchmarks.gpu.record import Record, read
+from cartesian_moe_jax.kernels import by_leg
 
 ROOT = Path(__file__).parents[2]
 BLOCKER = """
@@ -114,7 +115,7 @@ def test_without_a_gpu_it_ends_at_once(tmp_path, monkeypatch, capfd):
 def test_parts_that_resume_get_what_time_is_left(tmp_path, monkeypatch):
     runs = []
 
-    def run_part(name, part, folder, seconds, flags):
+    def run_part(name, part, folder, seconds, flags, environment):
         runs.append((name, round(seconds)))
         return "stopped" if name == "legs" and len(runs) == 1 else "done"
 
@@ -128,10 +129,27 @@ def test_parts_that_resume_get_what_time_is_left(tmp_path, monkeypatch):
     assert runs == []
 
 
+@pytest.mark.parametrize(
+    ("ended", "without"), [("done", {}), ("stopped", {"CARTESIAN_MOE_WITHOUT": "hopper"})]
+)
+def test_kernels_that_do_not_end_are_not_run_again(ended, without, tmp_path, monkeypatch):
+    given = []
+
+    def run_part(name, part, folder, seconds, flags, environment):
+        given.append(environment)
+        return ended
+
+    monkeypatch.setattr(driver, "run_part", run_part)
+    parts = {name: PARTS[name] for name in ("trial", "step")}
+    driver.run_parts(parts, tmp_path, [], until=driver.time.monotonic() + 100)
+    assert given == [{}, without]
+    assert driver.WITHOUT == by_leg.WITHOUT
+
+
 def test_limits_are_within_eight_minutes():
     assert driver.SECONDS < 480
-    first = list(PARTS)[:5]
-    assert first == ["parity", "peaks", "legs", "layer", "step"]
+    first = list(PARTS)[:6]
+    assert first == ["trial", "parity", "peaks", "legs", "layer", "step"]
     assert sum(PARTS[name].seconds for name in first) < driver.SECONDS
 
 

@@ -7,12 +7,14 @@ import sys
 
 import pytest
 
-from benchmarks.gpu import errors, legs, page, parity, parts, pytorch, sizes, step
+from benchmarks.gpu import errors, legs, page, parity, parts, pytorch, sizes, step, trial
 from benchmarks.gpu.context import Context
 from benchmarks.gpu.record import Record, read
 from benchmarks.gpu.sizes import FULL, REHEARSAL
 from benchmarks.timing import Case
+from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.kernels import by_leg, timings, tuning
+from cartesian_moe_jax.kernels.blocks import Block
 from cartesian_moe_jax.kernels.leg_trials import feed_forward_legs
 from tests.messages import message_of
 
@@ -38,6 +40,26 @@ def checked(context, leg, monkeypatch, **changes):
 def changed(matmul, **changes):
     legs = {name: change(getattr(matmul, name)) for name, change in changes.items()}
     return matmul._replace(**legs)
+
+
+@pytest.mark.parametrize("reason", ["wrong by 0.3", None])
+def test_a_trial_that_finds_a_wrong_kernel_fails(reason, context, monkeypatch):
+    choice = timings.Choice("hopper", Block(128, 64, 128, 8, 3))
+
+    def measure(shape, backends):
+        assert backends == ("hopper",)
+        failures = [tuning.Failure(shape, choice, reason)] if reason else []
+        return [timings.Timing(shape, choice, 0.5)], failures
+
+    monkeypatch.setattr(trial, "available", lambda: ("triton", "hopper"))
+    monkeypatch.setattr(trial, "measure", measure)
+    if reason:
+        message = "6 kernels .*: hopper 128x64x128 w8 s3: wrong by 0.3"
+        with pytest.raises(UserError, match=message):
+            trial.run(context)
+    else:
+        trial.run(context)
+    assert [m["by"] for m in context.record.measurements] == ["hopper 128x64x128 w8 s3"] * 6
 
 
 def test_a_right_kernel_passes(context, monkeypatch):

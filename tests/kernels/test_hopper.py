@@ -177,6 +177,8 @@ def test_only_a_hopper_has_them(capability, there, monkeypatch):
 
     monkeypatch.setattr(hopper, "target_device", Device)
     assert ("hopper" in by_leg.available()) == there
+    monkeypatch.setenv("CARTESIAN_MOE_WITHOUT", "tokamax_triton,hopper")
+    assert "hopper" not in by_leg.available() and "triton" in by_leg.available()
 
 
 @pytest.mark.parametrize("name", ["swiglu", "reglu", "relu"])
