@@ -9,17 +9,16 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 import jax
-import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Float, Int
 
 from cartesian_moe_jax.kernels.blocks import BYTES, Block, LegShape, memory_on_chip
-from cartesian_moe_jax.kernels.composed import Finish, GroupedMatmul, as_they_are, finished
+from cartesian_moe_jax.kernels.composed import Finish, GroupedMatmul
 from cartesian_moe_jax.kernels.hopper_call import FINISHED
-from cartesian_moe_jax.kernels.hopper_products import call_products, number_of_sums
+from cartesian_moe_jax.kernels.hopper_products import call_products
 from cartesian_moe_jax.kernels.hopper_weights import call_to_weights
-from cartesian_moe_jax.kernels.in_kernels import in_kernels
 from cartesian_moe_jax.kernels.opaque_call import opaque_call
+from cartesian_moe_jax.kernels.product_call import call_finished
 from cartesian_moe_jax.platform import target_device
 
 BLOCKS: Mapping[str, tuple[Block, ...]] = MappingProxyType(
@@ -96,7 +95,9 @@ def _forward(
     group_sizes: Int[Array, "experts"],
     finish: Finish,
 ) -> tuple[Float[Array, "rows outputs"], ...]:
-    return _products(block, (rows,), weights, group_sizes, finish, (), transposed=False)
+    return call_finished(
+        call_products, (rows,), weights, group_sizes, finish, (), transposed=False, block=block
+    )
 
 
 def _to_rows(
@@ -108,51 +109,16 @@ def _to_rows(
     *beside: Float[Array, "rows inputs"],
 ) -> tuple[Float[Array, "rows inputs"], ...]:
     turned = Block(block.rows, block.outputs, block.inputs, block.warps, block.stages)
-    return _products(turned, d_outputs, weights, group_sizes, finish, beside, transposed=True)
-
-
-def _products(
-    block: Block,
-    operands: tuple[Float[Array, "rows summed"], ...],
-    weights: tuple[Float[Array, "experts ..."], ...],
-    group_sizes: Int[Array, "experts"],
-    finish: Finish,
-    beside: tuple[Float[Array, "rows outputs"], ...],
-    transposed: bool,
-) -> tuple[Float[Array, "rows outputs"], ...]:
-    rows, dtype = operands[0].shape[0], operands[0].dtype
-    arguments = number_of_sums(operands, weights) + len(beside)
-    if not in_kernels(finish, arguments):
-        bare = _products(block, operands, weights, group_sizes, as_they_are, (), transposed)
-        return finished(finish, (*bare, *beside), dtype)
-    one = jax.ShapeDtypeStruct((rows, weights[0].shape[1 if transposed else 2]), jnp.float32)
-    results = tuple(each.update(dtype=dtype) for each in jax.eval_shape(finish, *[one] * arguments))
-    return opaque_call(
-        _run_products,
-        results,
-        *operands,
-        *beside,
+    return call_finished(
+        call_products,
+        d_outputs,
+        weights,
         group_sizes,
-        *weights,
-        split=(len(operands), len(operands) + len(beside)),
-        like=results,
-        finish=finish,
-        transposed=transposed,
-        block=block,
+        finish,
+        beside,
+        transposed=True,
+        block=turned,
     )
-
-
-def _run_products(
-    *arrays: Num[Array, "..."],
-    split: tuple[int, int],
-    like: tuple[jax.ShapeDtypeStruct, ...],
-    finish: Finish,
-    transposed: bool,
-    block: Block,
-) -> tuple[Float[Array, "rows outputs"], ...]:
-    operands, beside = arrays[: split[0]], arrays[split[0] : split[1]]
-    group_sizes, *weights = arrays[split[1] :]
-    return call_products(operands, weights, group_sizes, beside, like, finish, transposed, block)
 
 
 def _to_weights(

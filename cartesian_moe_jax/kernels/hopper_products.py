@@ -33,6 +33,7 @@ from cartesian_moe_jax.kernels.hopper_call import (
     turned,
 )
 from cartesian_moe_jax.kernels.in_kernels import with_plain_sums
+from cartesian_moe_jax.kernels.product_call import Like, number_of_sums
 
 
 class _Arrays(NamedTuple):
@@ -60,16 +61,14 @@ def call_products(
     weights: Sequence[Float[Array, "experts ..."]],
     group_sizes: Int[Array, "experts"],
     beside: Sequence[Float[Array, "rows outputs"]],
-    results: Sequence[jax.ShapeDtypeStruct],
+    like: Like,
     finish: Finish,
     transposed: bool,
     block: Block,
 ) -> tuple[Float[Array, "rows outputs"], ...]:
-    """finish(*sums, *beside), like `results`; with several operands one sum, else one per weight.
+    """A ProductKernel. The block's inputs are what is summed over, and it must divide the widths.
 
-    `weights` are (experts, summed, outputs), or if `transposed` (experts, outputs, summed), and
-    the block's inputs and outputs those of the product. Blocks must divide the widths. Rows of no
-    expert are left as they come.
+    Rows of no expert are left as they come.
     """
     tiles = AlignedTiles.of(group_sizes, operands[0].shape[0], block.rows)
     first, second = len(operands), len(operands) + len(weights)
@@ -81,12 +80,7 @@ def call_products(
         _Program(tiles, arrays, with_plain_sums(finish), transposed, block).run()
 
     name = "grouped_to_rows" if transposed else "grouped_forward"
-    return call(body, name, results, *tiles, *operands, *weights, *beside)
-
-
-def number_of_sums(operands: Sequence[Any], weights: Sequence[Any]) -> int:
-    """Several operands are added up; of one, each weight gives a sum of its own."""
-    return len(weights) if len(operands) == 1 else 1
+    return call(body, name, like, *tiles, *operands, *weights, *beside)
 
 
 @dataclasses.dataclass(frozen=True)

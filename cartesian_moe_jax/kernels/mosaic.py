@@ -13,19 +13,13 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Float, Int
 
-from cartesian_moe_jax.kernels.composed import (
-    Finish,
-    GroupedMatmul,
-    as_they_are,
-    composed_feed_forward,
-    finished,
-)
-from cartesian_moe_jax.kernels.in_kernels import in_kernels
-from cartesian_moe_jax.kernels.mosaic_products import call_products, number_of_sums
+from cartesian_moe_jax.kernels.composed import Finish, GroupedMatmul, composed_feed_forward
+from cartesian_moe_jax.kernels.mosaic_products import call_products
 from cartesian_moe_jax.kernels.mosaic_weights import call_to_weights
 from cartesian_moe_jax.kernels.opaque_call import opaque_call
+from cartesian_moe_jax.kernels.product_call import Like, call_finished
 from cartesian_moe_jax.kernels.tpu_tiles import filled
 
 
@@ -35,7 +29,7 @@ def _forward(
     group_sizes: Int[Array, "experts"],
     finish: Finish,
 ) -> tuple[Float[Array, "rows outputs"], ...]:
-    return _products((rows,), weights, group_sizes, finish, (), transposed=False)
+    return call_finished(_products, (rows,), weights, group_sizes, finish, (), transposed=False)
 
 
 def _to_rows(
@@ -45,47 +39,24 @@ def _to_rows(
     finish: Finish,
     *beside: Float[Array, "rows inputs"],
 ) -> tuple[Float[Array, "rows inputs"], ...]:
-    return _products(d_outputs, weights, group_sizes, finish, beside, transposed=True)
+    return call_finished(
+        _products, d_outputs, weights, group_sizes, finish, beside, transposed=True
+    )
 
 
 def _products(
-    operands: tuple[Float[Array, "rows summed"], ...],
-    weights: tuple[Float[Array, "experts ..."], ...],
+    operands: Sequence[Float[Array, "rows summed"]],
+    weights: Sequence[Float[Array, "experts ..."]],
     group_sizes: Int[Array, "experts"],
+    beside: Sequence[Float[Array, "rows outputs"]],
+    like: Like,
     finish: Finish,
-    beside: tuple[Float[Array, "rows outputs"], ...],
     transposed: bool,
 ) -> tuple[Float[Array, "rows outputs"], ...]:
-    rows, dtype = operands[0].shape[0], operands[0].dtype
-    sums = number_of_sums(operands, weights)
-    if not in_kernels(finish, sums + len(beside)):
-        bare = _products(operands, weights, group_sizes, as_they_are, (), transposed)
-        return finished(finish, (*bare, *beside), dtype)
-    one = jax.ShapeDtypeStruct((rows, weights[0].shape[1 if transposed else 2]), jnp.float32)
-    results = jax.eval_shape(finish, *[one] * (sums + len(beside)))
-    return opaque_call(
-        _run_products,
-        tuple(each.update(dtype=dtype) for each in results),
-        *operands,
-        *beside,
-        group_sizes,
-        *weights,
-        split=(len(operands), len(operands) + len(beside)),
-        finish=finish,
-        transposed=transposed,
-    )
-
-
-def _run_products(
-    *arrays: Num[Array, "..."], split: tuple[int, int], finish: Finish, transposed: bool
-) -> tuple[Float[Array, "rows outputs"], ...]:
-    operands, beside = arrays[: split[0]], arrays[split[0] : split[1]]
-    group_sizes, *weights = arrays[split[1] :]
-    outputs = weights[0].shape[1 if transposed else 2]
-    results = call_products(
-        _fill(operands), _fill(weights), group_sizes, _fill(beside), finish, transposed
-    )
-    return tuple(result[:, :outputs] for result in results)
+    """A ProductKernel."""
+    filled = [_fill(arrays) for arrays in (operands, weights, beside)]
+    results = call_products(*filled[:2], group_sizes, filled[2], len(like), finish, transposed)
+    return tuple(result[:, : one.shape[1]] for result, one in zip(results, like, strict=True))
 
 
 def _to_weights(

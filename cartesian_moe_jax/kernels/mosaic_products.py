@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from cartesian_moe_jax.kernels.composed import Finish, as_they_are
 from cartesian_moe_jax.kernels.mosaic_call import Blocks, Ref, Strip, Visit, call, dot, each_strip
+from cartesian_moe_jax.kernels.product_call import number_of_sums
 from cartesian_moe_jax.kernels.row_visits import RowVisits
 from cartesian_moe_jax.kernels.tpu_tiles import STRIP, Product, Tile, product_tile, strip_width
 
@@ -26,16 +27,16 @@ def call_products(
     weights: Sequence[Float[Array, "experts ..."]],
     group_sizes: Int[Array, "experts"],
     beside: Sequence[Float[Array, "rows outputs"]],
+    results: int,
     finish: Finish,
     transposed: bool,
 ) -> tuple[Float[Array, "rows outputs"], ...]:
-    """finish(*sums, *beside); with several operands one sum over them, else one per weight.
+    """A ProductKernel, of widths that can be cut; it is told how many `results` there are.
 
-    `weights` are (experts, summed, outputs), or if `transposed` (experts, outputs, summed). What
-    is finished `as_they_are` has zeros in rows of no expert; else such rows are left as they come.
-    Results take the memory of `beside` but for the first, if there are as many.
+    What is finished `as_they_are` has zeros in rows of no expert; else such rows are left as they
+    come. Results take the memory of `beside` but for the first, if there are as many.
     """
-    shape = _shape(operands, weights, beside, finish, transposed)
+    shape = _shape(operands, weights, beside, results, transposed)
     tile = product_tile(shape)
     steps = shape.summed // tile.inputs
     visits, count = RowVisits.by_tile(
@@ -69,14 +70,11 @@ def _shape(
     operands: Sequence[Float[Array, "rows summed"]],
     weights: Sequence[Float[Array, "experts ..."]],
     beside: Sequence[Float[Array, "rows outputs"]],
-    finish: Finish,
+    results: int,
     transposed: bool,
 ) -> Product:
     rows, summed = operands[0].shape
     experts, outputs = weights[0].shape[0], weights[0].shape[1 if transposed else 2]
-    sums = number_of_sums(operands, weights)
-    one = jax.ShapeDtypeStruct((rows, outputs), jnp.float32)
-    results = jax.eval_shape(finish, *[one] * (sums + len(beside)))
     return Product(
         rows=rows,
         experts=experts,
@@ -84,16 +82,11 @@ def _shape(
         outputs=outputs,
         operands=len(operands),
         weights=len(weights),
-        sums=sums,
+        sums=number_of_sums(operands, weights),
         beside=len(beside),
-        results=len(results),
+        results=results,
         element=operands[0].dtype.itemsize,
     )
-
-
-def number_of_sums(operands: Sequence[Any], weights: Sequence[Any]) -> int:
-    """Several operands are added up; of one, each weight gives a sum of its own."""
-    return len(weights) if len(operands) == 1 else 1
 
 
 def _weight_blocks(

@@ -21,7 +21,7 @@ _call.multiple_results = True
 
 
 def opaque_call(
-    kernel: Kernel, results: Results, *arrays: Num[Array, "..."], **settings: Hashable
+    kernel: Kernel, results: Results, /, *arrays: Num[Array, "..."], **settings: Hashable
 ) -> tuple[Num[Array, "..."], ...]:
     """kernel(*arrays, **settings): like `results`, and varying as the first of `arrays` does.
 
