@@ -35,16 +35,21 @@ TILES = {
     "two steps": Tile(256, SUMMED // 2, OUTPUTS),
     "both": Tile(128, SUMMED // 2, OUTPUTS // 3),
 }
+PATHS = [
+    (name, loads)
+    for name in TILES
+    for loads in (SIZES if name in ("whole", "both") else ["unaligned"])
+]
 GATED = get_activation("swiglu")
 
 
-@pytest.fixture(params=TILES)
-def tile(request, monkeypatch):
-    """Each leg in tiles of this size."""
-    size = TILES[request.param]
-    monkeypatch.setattr(mosaic_products, "product_tile", lambda shape: size)
-    monkeypatch.setattr(mosaic_weights, "weights_tile", lambda shape: size)
-    return size
+@pytest.fixture(params=PATHS, ids="-".join)
+def sizes(request, monkeypatch):
+    """Rows of each expert; legs are cut into tiles of some size, too."""
+    tile, loads = request.param
+    monkeypatch.setattr(mosaic_products, "product_tile", lambda shape: TILES[tile])
+    monkeypatch.setattr(mosaic_weights, "weights_tile", lambda shape: TILES[tile])
+    return SIZES[loads]
 
 
 @pytest.fixture
@@ -109,9 +114,8 @@ def assert_same(found, expected):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * largest)
 
 
-@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
 @pytest.mark.parametrize("leg", [forward, down, pull, to_rows])
-def test_products_in_every_tile(leg, sizes, tile, races):
+def test_products_in_every_tile(leg, sizes, races):
     for found, expected in zip(by_call(leg, sizes), by(PLAIN, leg, sizes), strict=True):
         assert_same(found[: sum(sizes)], expected[: sum(sizes)])
         if leg in (down, to_rows):
@@ -119,8 +123,7 @@ def test_products_in_every_tile(leg, sizes, tile, races):
     assert not races()
 
 
-@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
-def test_weight_gradients_in_every_tile(sizes, tile, races):
+def test_weight_gradients_in_every_tile(sizes, races):
     operands = rows_of(sizes, SUMMED), rows_of(sizes, OUTPUTS, seed=1), jnp.array(sizes)
     run = functools.partial(call_to_weights, dtype=jnp.dtype("float32"))
     expected = PLAIN.to_weights(*operands, "float32")
