@@ -67,7 +67,7 @@ def assert_no_race():
     assert not simulator.get_races().races_found
 
 
-def check(sizes, operands, weights, beside, finish, transposed, block):
+def assert_as_plain(sizes, operands, weights, beside, finish, transposed, block):
     """The kernel against the plain loop, in the rows that have an expert."""
     group_sizes = jnp.array(sizes)
     if transposed:
@@ -88,19 +88,19 @@ def check(sizes, operands, weights, beside, finish, transposed, block):
 )
 def test_forward(sizes, block):
     rows, weights = (rows_of(sizes, SUMMED),), (weights_of(SUMMED, OUTPUTS, seed=1),)
-    check(sizes, rows, weights, (), as_they_are, False, block)
+    assert_as_plain(sizes, rows, weights, (), as_they_are, False, block)
 
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
 def test_forward_with_an_activation(sizes):
     weights = tuple(weights_of(SUMMED, OUTPUTS, seed=seed) for seed in (1, 2))
     rows = (rows_of(sizes, SUMMED),)
-    check(sizes, rows, weights, (), GATED.keep_and_activate, False, BLOCKS[0])
+    assert_as_plain(sizes, rows, weights, (), GATED.keep_and_activate, False, BLOCKS[0])
 
 
 def test_forward_with_an_activation_that_is_not_gated():
     rows, weights = rows_of([100] * 3, SUMMED), weights_of(SUMMED, OUTPUTS, seed=1)[:3]
-    check([100] * 3, (rows,), (weights,), (), RELU.keep_and_activate, False, BLOCKS[0])
+    assert_as_plain([100] * 3, (rows,), (weights,), (), RELU.keep_and_activate, False, BLOCKS[0])
 
 
 @needs_transposes
@@ -108,7 +108,7 @@ def test_forward_with_an_activation_that_is_not_gated():
 def test_to_rows_adds_products(sizes):
     operands = rows_of(sizes, SUMMED), rows_of(sizes, SUMMED, seed=3)
     weights = tuple(weights_of(OUTPUTS, SUMMED, seed=seed) for seed in (1, 2))
-    check(sizes, operands, weights, (), as_they_are, True, BLOCKS[1])
+    assert_as_plain(sizes, operands, weights, (), as_they_are, True, BLOCKS[1])
 
 
 @needs_transposes
@@ -116,7 +116,7 @@ def test_to_rows_adds_products(sizes):
 def test_to_rows_takes_an_activations_gradient(sizes):
     beside = rows_of(sizes, OUTPUTS, seed=2), rows_of(sizes, OUTPUTS, seed=3)
     rows, weights = (rows_of(sizes, SUMMED),), (weights_of(OUTPUTS, SUMMED, seed=1),)
-    check(sizes, rows, weights, beside, GATED.recompute_and_pull, True, BLOCKS[0])
+    assert_as_plain(sizes, rows, weights, beside, GATED.recompute_and_pull, True, BLOCKS[0])
 
 
 @needs_transposes
