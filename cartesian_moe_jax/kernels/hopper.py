@@ -29,14 +29,11 @@ BLOCKS: Mapping[str, tuple[Block, ...]] = MappingProxyType(
             Block(128, 64, 128, 8, 3),
         ),
         "to_rows": (
-            Block(128, 256, 64, 8, 4),
             Block(128, 256, 64, 8, 2),
-            Block(128, 128, 64, 8, 4),
             Block(128, 128, 64, 8, 3),
         ),
         "to_weights": (
             Block(64, 128, 256, 8, 4),
-            Block(64, 256, 128, 8, 4),
             Block(64, 128, 128, 8, 5),
         ),
     }

@@ -167,6 +167,12 @@ def test_there_are_blocks_for_the_papers_shapes(shape):
         assert hopper._shared_memory(block, shape) <= HOPPER_MEMORY
 
 
+@pytest.mark.parametrize("leg", hopper.BLOCKS)
+def test_every_block_is_of_use_somewhere(leg):
+    used = {block for shape in SHAPES if shape.leg == leg for block in hopper_candidates(shape)}
+    assert used == set(hopper.BLOCKS[leg])
+
+
 def test_what_blocks_do_not_divide_or_is_float32_has_none():
     for changes in ({"inputs": 1000}, {"dtype": "float32"}, {"outputs": 32}):
         assert hopper_candidates(SHAPES[0]._replace(**changes)) == ()
