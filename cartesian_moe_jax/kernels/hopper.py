@@ -16,7 +16,8 @@ from cartesian_moe_jax.kernels.blocks import BYTES, Block, LegShape, memory_on_c
 from cartesian_moe_jax.kernels.composed import Finish, GroupedMatmul
 from cartesian_moe_jax.kernels.hopper_call import FINISHED
 from cartesian_moe_jax.kernels.hopper_products import call_products
-from cartesian_moe_jax.kernels.hopper_weights import call_to_weights
+from cartesian_moe_jax.kernels.hopper_stores import TURNS
+from cartesian_moe_jax.kernels.hopper_weights import LINE, call_to_weights
 from cartesian_moe_jax.kernels.opaque_call import opaque_call
 from cartesian_moe_jax.kernels.product_call import call_finished
 from cartesian_moe_jax.platform import target_device
@@ -24,12 +25,13 @@ from cartesian_moe_jax.platform import target_device
 BLOCKS: Mapping[str, tuple[Block, ...]] = MappingProxyType(
     {
         "forward": (
-            Block(128, 64, 256, 8, 4),
+            Block(128, 64, 256, 8, 3),
             Block(128, 64, 128, 8, 5),
             Block(128, 64, 128, 8, 3),
         ),
         "to_rows": (
-            Block(128, 256, 64, 8, 2),
+            Block(128, 256, 64, 8, 3),
+            Block(128, 128, 64, 8, 5),
             Block(128, 128, 64, 8, 3),
         ),
         "to_weights": (
@@ -71,16 +73,14 @@ def hopper_matmul(block: Block) -> GroupedMatmul:
 
 def _shared_memory(block: Block, shape: LegShape) -> int:
     rows, weights = block.rows * block.inputs, block.inputs * block.outputs
-    d_outputs, finished = block.rows * block.outputs, block.rows * FINISHED
-    # Gate, up and what becomes of them: of two products forward, of one product's gradient.
+    d_outputs = block.rows * block.outputs
+    # Results leave from TURNS places, whole or by rows.
+    leaving = 2 * TURNS * block.rows * FINISHED
     staged, once = {
-        "forward": (rows + shape.products * weights, (3 if shape.products == 2 else 1) * finished),
-        "to_rows": (
-            shape.products * (d_outputs + weights),
-            2 * rows + 3 * finished if shape.products == 1 else finished,
-        ),
-        # Gradients of weights may be float32.
-        "to_weights": (rows + d_outputs, 2 * block.inputs * FINISHED),
+        "forward": (rows + shape.products * weights, leaving),
+        # Of products that are added up one is computed after the other.
+        "to_rows": (d_outputs + weights, leaving + (2 * rows if shape.products == 1 else 0)),
+        "to_weights": (rows + d_outputs, TURNS * block.inputs * LINE // BYTES[shape.dtype]),
     }[shape.leg]
     return BYTES[shape.dtype] * (block.stages * staged + once) + BARRIERS
 

@@ -1,14 +1,12 @@
 """What the kernels for Hopper GPUs have in common: how they are called, and how they store."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from cartesian_moe_jax.platform import target_device
 
@@ -23,7 +21,9 @@ FINISHED = 64
 NEIGHBOURS = 4
 """Blocks of columns that are computed at one time, for rows that are then in the cache."""
 COPYING_REGISTERS = 40
-"""For a thread that copies; those that multiply share the others."""
+"""For a thread that copies."""
+MULTIPLYING_REGISTERS = 232
+"""For one that multiplies: of the 512 that three threads share."""
 
 
 def swizzled(width: int, dtype: jnp.dtype) -> tuple[plgpu.TilingTransform, plgpu.SwizzleTransform]:
@@ -43,43 +43,43 @@ def turned(block: Ref) -> Ref:
     return turn((1, 0)) if turn else plgpu.transpose_ref(block, (1, 0))
 
 
-def row_blocks(size: tuple[int, int], dtype: jnp.dtype, along: int) -> plgpu.BlockSpec:
-    """Blocks of a matrix, one after the other along an axis."""
-    return plgpu.BlockSpec(
-        size,
-        lambda step: (0, step) if along else (step, 0),
-        transforms=swizzled(size[1], dtype),
-        memory_space=plgpu.SMEM,
-    )
+def each_place(
+    places: tuple[int, int],
+    tile_at: Callable[[Any, Any], Any],
+    run: Callable[[Any, Any], Any],
+) -> Any:
+    """step = run(tile_at(row, column), step) for the places that are this multiprocessor's.
 
-
-def store_rows(
-    block: Ref, first: Any, result: Ref, row: Any, count: Int[Array, ""], most: int
-) -> None:
-    """Begins to copy rows of a block in shared memory, from `first` on, to a result's from `row`.
-
-    Copies have fixed sizes, so rows go in powers of two: those that `count` is the sum of.
+    Neighbours are computed at one time. A tile is looked up while the one before is computed.
     """
-    size = most
-    while size:
+    count = places[0] * places[1]
+    mine, stride = (of(MULTIPROCESSOR_AXIS) for of in (jax.lax.axis_index, jax.lax.axis_size))
 
-        @pl.when((count & size) != 0)
-        def _copy(size: int = size, first: Any = first, row: Any = row) -> None:
-            plgpu.copy_smem_to_gmem(block.at[pl.ds(first, size)], result.at[pl.ds(row, size)])
+    def tile(turn: Any) -> Any:
+        place = jnp.minimum(mine + turn * stride, count - 1)
+        return tile_at(*plgpu.planar_snake(place, places, 1, NEIGHBOURS))
 
-        first, row, size = first + (count & size), row + (count & size), size // 2
+    def body(turn: Any, state: Any) -> Any:
+        now, step = state
+        return tile(turn + 1), run(now, step)
 
-
-def each_place(places: tuple[int, int], run: Callable[[Any, Any], None]) -> None:
-    """run(row, column) for the places that are this multiprocessor's: neighbours at one time."""
-
-    @plgpu.nd_loop((places[0] * places[1],), collective_axes=MULTIPROCESSOR_AXIS)
-    def _place(loop: plgpu.NDLoopInfo) -> None:
-        run(*plgpu.planar_snake(loop.index[0], places, 1, NEIGHBOURS))
+    turns = jax.lax.div(count - 1 - mine + stride, stride)
+    return jax.lax.fori_loop(0, turns, body, (tile(0), jnp.int32(0)))[1]
 
 
-def ignore(*_: Any, **__: Any) -> None:
-    """In place of a step: what blocks a pipeline needs does not depend on it."""
+def divide_work(copy: Callable[[], None], multiply: Callable[[], None]) -> None:
+    """Let one group of warps copy, with few registers, and the others multiply."""
+
+    def _copy() -> None:
+        plgpu.set_max_registers(COPYING_REGISTERS, action="decrease")
+        copy()
+
+    def _multiply() -> None:
+        plgpu.set_max_registers(MULTIPLYING_REGISTERS, action="increase")
+        multiply()
+        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+
+    jax.lax.cond(jax.lax.axis_index(GROUP_AXIS) == GROUPS, _copy, _multiply)
 
 
 def call(
@@ -96,7 +96,11 @@ def call(
         grid_names=(MULTIPROCESSOR_AXIS,),
         num_threads=GROUPS + 1,
         thread_name=GROUP_AXIS,
-        compiler_params=plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Warpgroup),
+        compiler_params=plgpu.CompilerParams(
+            lowering_semantics=plgpu.LoweringSemantics.Warpgroup,
+            # Results are rounded to far fewer bits.
+            approx_math=True,
+        ),
         kernel_name=name,
         interpret=interpret(),
     )
@@ -111,11 +115,3 @@ def multiprocessors() -> int:
 def interpret() -> Any:
     """How kernels are interpreted: not at all. Tests say otherwise."""
     return False
-
-
-pipeline = functools.partial(
-    plgpu.emit_pipeline_warp_specialized,
-    memory_registers=COPYING_REGISTERS,
-    wg_axis=GROUP_AXIS,
-    num_compute_wgs=GROUPS,
-)

@@ -7,7 +7,7 @@ of a tile's rows only the expert's own.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -25,14 +25,14 @@ from cartesian_moe_jax.kernels.hopper_call import (
     GROUPS,
     Ref,
     call,
+    divide_work,
     each_place,
-    ignore,
-    pipeline,
-    row_blocks,
-    store_rows,
+    swizzled,
     turned,
 )
-from cartesian_moe_jax.kernels.in_kernels import with_plain_sums
+from cartesian_moe_jax.kernels.hopper_ring import Ring
+from cartesian_moe_jax.kernels.hopper_stores import Stores
+from cartesian_moe_jax.kernels.in_kernels import in_hopper_forms
 from cartesian_moe_jax.kernels.product_call import Like, number_of_sums
 
 
@@ -48,12 +48,24 @@ class _Arrays(NamedTuple):
 class _Shared(NamedTuple):
     """What lies in a multiprocessor's shared memory."""
 
-    blocks: Any
-    """Of operands and weights."""
+    ring: Ring
+    """Of blocks of operands and weights."""
     beside: Ref | None
     arrived: Ref | None
     """Says when a group's part of `beside` is there."""
-    finished: Ref
+    stores: Stores
+
+
+class _Tile(NamedTuple):
+    """A piece of the results."""
+
+    expert: Any
+    first: Any
+    start: Any
+    """The expert's first row, and where its rows end."""
+    end: Any
+    column: Any
+    """Of blocks."""
 
 
 def call_products(
@@ -77,7 +89,7 @@ def call_products(
         tiles, refs = AlignedTiles(*refs[:4]), refs[4:]
         inner, results = refs[: second + len(beside)], refs[second + len(beside) :]
         arrays = _Arrays(inner[:first], inner[first:second], inner[second:], results)
-        _Program(tiles, arrays, with_plain_sums(finish), transposed, block).run()
+        _Program(tiles, arrays, in_hopper_forms(finish), transposed, block).run()
 
     name = "grouped_to_rows" if transposed else "grouped_forward"
     return call(body, name, like, *tiles, *operands, *weights, *beside)
@@ -97,116 +109,168 @@ class _Program:
         """Compute every tile that is this multiprocessor's."""
         arrays, block, dtype = self.arrays, self.block, self.arrays.operands[0].dtype
         beside = len(arrays.beside)
+        weight = (block.inputs, block.outputs)
+        weights = [weight[::-1] if self.transposed else weight] * self.at_a_time
+        sizes = [(block.rows, block.inputs), *weights]
 
         @functools.partial(
             pl.run_scoped,
-            blocks=self.pipeline(ignore, ignore).get_allocations(
-                *arrays.operands, *[ref.at[0] for ref in arrays.weights]
-            ),
-            beside=plgpu.SMEM((beside, block.rows, block.outputs), dtype) if beside else None,
+            ring=Ring.allocations(sizes, dtype, block.stages),
+            beside=plgpu.SMEM(
+                (beside, block.rows, block.outputs),
+                dtype,
+                transforms=swizzled(block.outputs, dtype),
+            )
+            if beside
+            else None,
             arrived=plgpu.Barrier(num_arrivals=beside, num_barriers=GROUPS) if beside else None,
-            finished=plgpu.SMEM((len(arrays.results), block.rows, FINISHED), dtype),
+            stores=Stores.allocations(block.rows, FINISHED, dtype),
             collective_axes=GROUP_AXIS,
         )
-        def _with_shared(blocks: Any, beside: Any, arrived: Any, finished: Any) -> None:
-            shared = _Shared(blocks, beside, arrived, finished)
-            places = self.tiles.first.shape[0], arrays.results[0].shape[1] // block.outputs
-            each_place(places, functools.partial(self.tile, shared))
-
-        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-
-    def pipeline(self, step: Any, context: Any) -> Any:
-        """The loop along the sum, which copies ahead."""
-        arrays, block = self.arrays, self.block
-        across = row_blocks((block.rows, block.inputs), arrays.operands[0].dtype, along=1)
-        size, along = (block.inputs, block.outputs), 0
-        if self.transposed:
-            size, along = size[::-1], 1
-        weight = row_blocks(size, arrays.weights[0].dtype, along)
-        return pipeline(
-            step,
-            grid=(arrays.operands[0].shape[1] // block.inputs,),
-            in_specs=[across] * len(arrays.operands) + [weight] * len(arrays.weights),
-            max_concurrent_steps=block.stages,
-            compute_context=context,
-        )
-
-    def tile(self, shared: _Shared, row: Any, column: Any) -> None:
-        """Compute one tile, if there is such a one."""
-        arrays, block = self.arrays, self.block
-        expert, start, end = (ref[row] for ref in (self.tiles.expert, *self.tiles[2:]))
-        first = pl.multiple_of(self.tiles.first[row], ALIGNMENT)
-        columns = pl.ds(column * block.outputs, block.outputs)
-
-        @pl.when(start < end)
-        def _run() -> None:
-            rows = pl.ds(first, block.rows)
-            weights = [ref.at[expert] for ref in arrays.weights]
-            context = functools.partial(self.finish_tile, shared, first, start, end, columns)
-            self.pipeline(self.step, context)(
-                *[ref.at[rows, :] for ref in arrays.operands],
-                *[w.at[columns, :] if self.transposed else w.at[:, columns] for w in weights],
-                allocations=shared.blocks,
+        def _with_shared(ring: Any, beside: Any, arrived: Any, stores: Any) -> None:
+            shared = _Shared(ring, beside, arrived, stores)
+            divide_work(
+                lambda: ring.drain(self.each_tile(functools.partial(self.copy, shared))),
+                lambda: self.each_tile(functools.partial(self.multiply, shared)),
             )
 
-    def step(self, _: Any, *blocks_and_sums: Any) -> Any:
-        """Multiply what has been copied, this group's half of the rows."""
-        *blocks, sums = blocks_and_sums
-        split = len(self.arrays.operands)
-        operands, weights = blocks[:split], blocks[split:]
-        own = self.own_rows()
-        for i, weight in enumerate(weights):
-            part = turned(weight) if self.transposed else weight
-            operand = operands[min(i, len(operands) - 1)].at[own]
-            plgpu.wgmma(sums[min(i, len(sums) - 1)], operand, part)
-        # Then the block may be overwritten; the other group multiplies meanwhile.
-        plgpu.wgmma_wait(0)
-        return sums
+    @property
+    def at_a_time(self) -> int:
+        """Weights that a block of an operand is multiplied with."""
+        return len(self.arrays.weights) // len(self.arrays.operands)
+
+    @property
+    def steps(self) -> int:
+        """Blocks that an operand has, along the sum."""
+        return self.arrays.operands[0].shape[1] // self.block.inputs
+
+    def each_tile(self, run: Callable[[_Tile, Any, Any], None]) -> Any:
+        """run(tile, first step, steps) for every tile; returns the steps of all."""
+        needed = jnp.int32(len(self.arrays.operands) * self.steps)
+        places = (
+            self.tiles.first.shape[0],
+            self.arrays.results[0].shape[1] // self.block.outputs,
+        )
+
+        def tile_at(row: Any, column: Any) -> _Tile:
+            expert, first, start, end = (ref[row] for ref in self.tiles)
+            return _Tile(expert, first, start, end, column)
+
+        def one(tile: _Tile, step: Any) -> Any:
+            steps = jnp.where(tile.start < tile.end, needed, 0)
+            run(tile, step, steps)
+            return step + steps
+
+        return each_place(places, tile_at, one)
+
+    def copy(self, shared: _Shared, tile: _Tile, first: Any, steps: Any) -> None:
+        """Copy a tile's operands and weights, block after block, one operand after the other."""
+        for i, operand in enumerate(self.arrays.operands):
+            weights = self.arrays.weights[i * self.at_a_time :][: self.at_a_time]
+            begin = first + i * self.steps
+            one = functools.partial(self.copy_step, shared.ring, tile, begin, operand, weights)
+            jax.lax.fori_loop(0, jnp.minimum(steps, self.steps), one, None)
+
+    def copy_step(
+        self, ring: Ring, tile: _Tile, begin: Any, operand: Ref, weights: Any, step: Any, _: None
+    ) -> None:
+        """Copy one block of an operand, and those that it is multiplied with."""
+        block, columns = self.block, self.columns(tile)
+        rows = pl.ds(pl.multiple_of(tile.first, ALIGNMENT), block.rows)
+        along = pl.ds(step * block.inputs, block.inputs)
+        place = (columns, along) if self.transposed else (along, columns)
+        windows = [operand.at[rows, along], *[ref.at[(tile.expert, *place)] for ref in weights]]
+        ring.copy(begin + step, windows)
+
+    def columns(self, tile: _Tile) -> Any:
+        """The results' columns that a tile has."""
+        return pl.ds(tile.column * self.block.outputs, self.block.outputs)
 
     def own_rows(self) -> Any:
         """This group's half of a tile's rows."""
         half = self.block.rows // GROUPS
         return pl.ds(jax.lax.axis_index(GROUP_AXIS) * half, half)
 
-    def finish_tile(
-        self, shared: _Shared, first: Any, start: Any, end: Any, columns: Any, evaluate: Any
-    ) -> None:
-        """Sum, finish and store this group's rows of a tile."""
+    def multiply(self, shared: _Shared, tile: _Tile, first: Any, steps: Any) -> None:
+        """Sum, finish and store this group's rows of a tile, if there are any."""
         arrays, own = self.arrays, self.own_rows()
-        first = first + own.start
-        low, high = (jnp.clip(row - first, 0, own.size) for row in (start, end))
-        for i, ref in enumerate(arrays.beside):
-            window = ref.at[pl.ds(first, own.size), columns]
-            arrived = shared.arrived.at[jax.lax.axis_index(GROUP_AXIS)]
-            plgpu.copy_gmem_to_smem(window, shared.beside.at[i, own], arrived)
-
-        def finish(*sums: Ref) -> None:
-            evaluate(sums)
-            values = [total[...] for total in sums]
-            if arrays.beside:
-                plgpu.barrier_wait(shared.arrived.at[jax.lax.axis_index(GROUP_AXIS)])
-            for begin in range(0, self.block.outputs, FINISHED):
-                some = slice(begin, begin + FINISHED)
-                sides = [shared.beside[i, own, some] for i in range(len(arrays.beside))]
-                parts = self.finish(
-                    *[value[:, some] for value in values],
-                    *[side.astype(jnp.float32) for side in sides],
-                )
-                self.store(shared, parts, first + low, low, high - low, columns.start + begin)
-
         size = own.size, self.block.outputs
         count = number_of_sums(arrays.operands, arrays.weights)
-        pl.run_scoped(finish, *[plgpu.ACC(size, jnp.float32)] * count)
+        low, high = self.bounds(tile)
+
+        def run(*sums: Ref) -> None:
+            self.begin_beside(shared, tile)
+            product = functools.partial(self.product, sums)
+            shared.ring.multiply(first, steps, self.at_a_time, product)
+            self.finish_tile(shared, tile, [total[...] for total in sums])
+
+        @pl.when(low < high)
+        def _run() -> None:
+            pl.run_scoped(run, *[plgpu.ACC(size, jnp.float32)] * count)
+
+        @pl.when(low >= high)
+        def _leave() -> None:
+            shared.ring.leave(first, steps)
+
+    def bounds(self, tile: _Tile) -> tuple[Any, Any]:
+        """Which of this group's rows are the expert's: from where on, and where they end."""
+        own = self.own_rows()
+        first = tile.first + own.start
+        low, high = (jnp.clip(row - first, 0, own.size) for row in (tile.start, tile.end))
+        return low, high
+
+    def product(self, sums: Sequence[Ref], _: Any, operand: Ref, *weights: Ref) -> None:
+        """Multiply what has been copied, this group's half of the rows."""
+        own = operand.at[self.own_rows()]
+        for total, weight in zip(sums, weights, strict=True):
+            plgpu.wgmma(total, own, turned(weight) if self.transposed else weight)
+
+    def begin_beside(self, shared: _Shared, tile: _Tile) -> None:
+        """Begin to copy what this group's rows are finished with."""
+        own, arrived = self.own_rows(), jax.lax.axis_index(GROUP_AXIS)
+        if self.arrays.beside:
+            # All threads have read what was there for the tile before.
+            plgpu.commit_smem()
+        rows = pl.ds(pl.multiple_of(tile.first, ALIGNMENT) + own.start, own.size)
+        for i, ref in enumerate(self.arrays.beside):
+            window = ref.at[rows, self.columns(tile)]
+            plgpu.copy_gmem_to_smem(window, shared.beside.at[i, own], shared.arrived.at[arrived])
+
+    def finish_tile(
+        self, shared: _Shared, tile: _Tile, sums: Sequence[Float[Array, "rows outputs"]]
+    ) -> None:
+        """Finish and store this group's rows, some columns at a time."""
+        beside, own = self.arrays.beside, self.own_rows()
+        if beside:
+            plgpu.barrier_wait(shared.arrived.at[jax.lax.axis_index(GROUP_AXIS)])
+        for begin in range(0, self.block.outputs, FINISHED):
+            some = slice(begin, begin + FINISHED)
+            sides = [shared.beside[i, own, some] for i in range(len(beside))]
+            parts = self.finish(
+                *[total[:, some] for total in sums],
+                *[side.astype(jnp.float32) for side in sides],
+            )
+            self.store(shared.stores, tile, begin, parts)
 
     def store(
-        self, shared: _Shared, parts: Any, row: Any, skipped: Any, count: Any, column: Any
+        self, stores: Stores, tile: _Tile, begin: int, parts: Sequence[Float[Array, "rows some"]]
     ) -> None:
         """Store the expert's own rows of some finished columns."""
         own = self.own_rows()
-        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-        for i, part in enumerate(parts):
-            shared.finished[i, own] = part.astype(shared.finished.dtype)
-        plgpu.commit_smem()
-        for i, result in enumerate(self.arrays.results):
-            target = result.at[:, pl.ds(column, FINISHED)]
-            store_rows(shared.finished.at[i], own.start + skipped, target, row, count, own.size)
+        first = pl.multiple_of(tile.first, ALIGNMENT) + own.start
+        low, high = self.bounds(tile)
+        columns = pl.ds(tile.column * self.block.outputs + begin, FINISHED)
+        windows = [result.at[:, columns] for result in self.arrays.results]
+        count = high - low
+
+        turns = range(begin // FINISHED * len(parts), self.block.outputs)
+
+        @pl.when(count == own.size)
+        def _whole() -> None:
+            for turn, part, window in zip(turns, parts, windows, strict=False):
+                stores.store(turn, own, part, window.at[pl.ds(first, own.size)])
+
+        @pl.when(count < own.size)
+        def _rows() -> None:
+            for turn, part, window in zip(turns, parts, windows, strict=False):
+                stores.store_rows(turn, own, part, window, low, first + low, count)

@@ -7,6 +7,7 @@ other experts.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -23,12 +24,12 @@ from cartesian_moe_jax.kernels.hopper_call import (
     GROUPS,
     Ref,
     call,
+    divide_work,
     each_place,
-    ignore,
-    pipeline,
-    row_blocks,
     turned,
 )
+from cartesian_moe_jax.kernels.hopper_ring import Ring
+from cartesian_moe_jax.kernels.hopper_stores import Stores
 from cartesian_moe_jax.kernels.row_visits import bounds
 
 
@@ -52,14 +53,18 @@ def call_to_weights(
     return total
 
 
+LINE = 128
+"""Bytes that threads write fastest at a time: of so many a stored block is wide."""
+
+
 class _Shared(NamedTuple):
     """What lies in a multiprocessor's shared memory."""
 
-    blocks: Any
-    """Of rows and of the outputs' gradients."""
+    ring: Ring
+    """Of blocks of rows and of the outputs' gradients."""
     cleared: Ref
     """Says when both groups have cleared their half of a block."""
-    finished: Ref
+    stores: Stores
 
 
 class _Tile(NamedTuple):
@@ -69,8 +74,9 @@ class _Tile(NamedTuple):
     start: Any
     """The expert's first row, and where its rows end."""
     end: Any
-    inputs: Any
-    outputs: Any
+    row: Any
+    """Of blocks; and the column."""
+    column: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,82 +92,76 @@ class _Program:
 
     def run(self) -> None:
         """Compute every tile that is this multiprocessor's."""
-        block = self.block
+        block, dtype = self.block, self.rows.dtype
+        sizes = (block.rows, block.inputs), (block.rows, block.outputs)
 
         @functools.partial(
             pl.run_scoped,
-            blocks=self.pipeline(ignore, ignore, block.stages).get_allocations(
-                self.rows, self.d_outputs
-            ),
+            ring=Ring.allocations(sizes, dtype, block.stages),
             cleared=plgpu.Barrier(num_arrivals=GROUPS),
-            finished=plgpu.SMEM((block.inputs, FINISHED), self.result.dtype),
+            stores=Stores.allocations(block.inputs, self.stored, self.result.dtype, by_rows=False),
             collective_axes=GROUP_AXIS,
         )
-        def _with_shared(blocks: Any, cleared: Ref, finished: Ref) -> None:
-            shared = _Shared(blocks, cleared, finished)
-            experts, inputs, outputs = self.result.shape
-            across = inputs // block.inputs
-            places = experts * across, outputs // block.outputs
+        def _with_shared(ring: Any, cleared: Any, stores: Any) -> None:
+            shared = _Shared(ring, cleared, stores)
+            divide_work(
+                lambda: ring.drain(self.each_tile(functools.partial(self.copy, shared))),
+                lambda: self.each_tile(functools.partial(self.multiply, shared)),
+            )
 
-            def run(line: Any, column: Any) -> None:
-                expert = jax.lax.div(line, jnp.int32(across))
-                tile = _Tile(
-                    expert,
-                    self.starts[expert],
-                    self.ends[expert],
-                    pl.ds(jax.lax.rem(line, jnp.int32(across)) * block.inputs, block.inputs),
-                    pl.ds(column * block.outputs, block.outputs),
-                )
-                self.tile(shared, tile)
+    @property
+    def stored(self) -> int:
+        """Columns that are stored at a time."""
+        return LINE // self.result.dtype.itemsize
 
-            each_place(places, run)
+    def each_tile(self, run: Callable[[_Tile, Any, Any], None]) -> Any:
+        """run(tile, first step, steps) for every tile; returns the steps of all."""
+        experts, inputs, outputs = self.result.shape
+        across = inputs // self.block.inputs
+        places = experts * across, outputs // self.block.outputs
 
-        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+        def tile_at(line: Any, column: Any) -> _Tile:
+            expert, row = (of(line, jnp.int32(across)) for of in (jax.lax.div, jax.lax.rem))
+            return _Tile(expert, self.starts[expert], self.ends[expert], row, column)
 
-    def pipeline(self, step: Any, context: Any, steps: Any) -> Any:
-        """The loop over an expert's rows, which copies ahead."""
-        block, dtype = self.block, self.rows.dtype
-        return pipeline(
-            step,
-            grid=(steps,),
-            in_specs=[
-                row_blocks((block.rows, block.inputs), dtype, along=0),
-                row_blocks((block.rows, block.outputs), dtype, along=0),
-            ],
-            max_concurrent_steps=block.stages,
-            compute_context=context,
-        )
+        def one(tile: _Tile, step: Any) -> Any:
+            rows = tile.end - aligned(tile.start)
+            steps = jnp.where(tile.start < tile.end, pl.cdiv(rows, self.block.rows), 0)
+            run(tile, step, steps)
+            return step + steps
 
-    def tile(self, shared: _Shared, tile: _Tile) -> None:
-        """Sum and store one tile."""
-        first = pl.multiple_of(aligned(tile.start), ALIGNMENT)
-        steps = jnp.where(
-            tile.start < tile.end, pl.cdiv(tile.end - first, self.block.rows), jnp.int32(0)
-        )
-        # It may reach beyond the array; no step does.
-        below = pl.ds(first, self.rows.shape[0])
-        self.pipeline(
-            functools.partial(self.step, shared, tile, first),
-            functools.partial(self.finish_tile, shared, tile),
-            steps,
-        )(
-            self.rows.at[below, tile.inputs],
-            self.d_outputs.at[below, tile.outputs],
-            allocations=shared.blocks,
-        )
+        return each_place(places, tile_at, one)
 
-    def step(
-        self,
-        shared: _Shared,
-        tile: _Tile,
-        first: Any,
-        place: Any,
-        rows: Ref,
-        d_outputs: Ref,
-        total: Ref,
-    ) -> Ref:
+    def copy(self, shared: _Shared, tile: _Tile, first: Any, steps: Any) -> None:
+        """Copy an expert's rows, block after block."""
+        block = self.block
+        inputs = pl.ds(tile.row * block.inputs, block.inputs)
+        outputs = pl.ds(tile.column * block.outputs, block.outputs)
+        begin = pl.multiple_of(aligned(tile.start), ALIGNMENT)
+
+        def one(step: Any, _: None) -> None:
+            rows = pl.ds(begin + step * block.rows, block.rows)
+            windows = self.rows.at[rows, inputs], self.d_outputs.at[rows, outputs]
+            shared.ring.copy(first + step, windows)
+
+        jax.lax.fori_loop(0, steps, one, None)
+
+    def multiply(self, shared: _Shared, tile: _Tile, first: Any, steps: Any) -> None:
+        """Sum and store this group's half of a tile."""
+
+        def run(total: Ref) -> None:
+            product = functools.partial(self.product, shared, tile, total)
+            shared.ring.multiply(first, steps, 1, product)
+            self.store(shared.stores, tile, total[...])
+
+        size = self.own_inputs().size, self.block.outputs
+        pl.run_scoped(run, plgpu.ACC(size, jnp.float32))
+
+    def product(
+        self, shared: _Shared, tile: _Tile, total: Ref, step: Any, rows: Ref, d_outputs: Ref
+    ) -> None:
         """Add what a block of rows gives to this group's half of the inputs."""
-        begin = first + place[0] * self.block.rows
+        begin = aligned(tile.start) + step * self.block.rows
 
         @pl.when(jnp.logical_or(begin < tile.start, tile.end < begin + self.block.rows))
         def _clear_others() -> None:
@@ -173,34 +173,20 @@ class _Program:
             plgpu.barrier_wait(shared.cleared)
 
         plgpu.wgmma(total, turned(rows.at[:, self.own_inputs()]), d_outputs)
-        # Then the block may be overwritten; the other group multiplies meanwhile.
-        plgpu.wgmma_wait(0)
-        return total
 
     def own_inputs(self) -> Any:
         """This group's half of a tile's inputs."""
         half = self.block.inputs // GROUPS
         return pl.ds(jax.lax.axis_index(GROUP_AXIS) * half, half)
 
-    def finish_tile(self, shared: _Shared, tile: _Tile, evaluate: Any) -> None:
-        """Sum and store this group's half of a tile."""
-        own, finished = self.own_inputs(), shared.finished
-
-        def finish(total: Ref) -> None:
-            evaluate(total)
-            value = total[...]
-            for begin in range(0, self.block.outputs, FINISHED):
-                plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-                part = value[:, begin : begin + FINISHED]
-                finished[own] = part.astype(finished.dtype)
-                plgpu.commit_smem()
-                inputs = pl.ds(tile.inputs.start + own.start, own.size)
-                outputs = pl.ds(tile.outputs.start + begin, FINISHED)
-                plgpu.copy_smem_to_gmem(
-                    finished.at[own], self.result.at[tile.expert, inputs, outputs]
-                )
-
-        pl.run_scoped(finish, plgpu.ACC((own.size, self.block.outputs), jnp.float32))
+    def store(self, stores: Stores, tile: _Tile, total: Float[Array, "inputs outputs"]) -> None:
+        """Store this group's half of a tile, some columns at a time."""
+        own, block = self.own_inputs(), self.block
+        inputs = pl.ds(tile.row * block.inputs + own.start, own.size)
+        for turn, begin in enumerate(range(0, block.outputs, self.stored)):
+            outputs = pl.ds(tile.column * block.outputs + begin, self.stored)
+            part = total[:, begin : begin + self.stored]
+            stores.store(turn, own, part, self.result.at[tile.expert, inputs, outputs])
 
 
 def _clear_half(block: Ref, begin: Any, tile: _Tile) -> None:

@@ -1,12 +1,13 @@
 """What kernels can compute of the products before they write them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal, jaxprs_in_params
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from cartesian_moe_jax.kernels.composed import Finish
 
@@ -27,11 +28,24 @@ def _equations(jaxpr: Any) -> Iterator[Any]:
             yield from _equations(inner)
 
 
-def with_plain_sums(finish: Finish) -> Finish:
-    """The same computation, in which gradients are added as any numbers are.
+def _logistic(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """1 / (1 + exp(-x)): GPUs have a fast root of the inverse, but no fast inverse."""
+    root = jax.lax.rsqrt(1 + jnp.exp(-x))
+    return root * root
 
-    jax has an operation of its own for that, which Mosaic does not know on GPUs.
-    """
+
+HOPPER_FORMS: Mapping[str, Callable[..., Array]] = MappingProxyType(
+    {
+        # Sums of gradients; Mosaic does not know jax's operation for them on GPUs.
+        "add_any": jax.lax.add,
+        "logistic": _logistic,
+    }
+)
+"""What is computed in place of some operations."""
+
+
+def in_hopper_forms(finish: Finish) -> Finish:
+    """The same computation, as Hopper's kernels compute it fastest."""
 
     def finished(*arrays: Array) -> tuple[Array, ...]:
         program = jax.make_jaxpr(finish)(*arrays)
@@ -54,8 +68,8 @@ def _evaluate(jaxpr: Any, arguments: Sequence[Any]) -> list[Any]:
 
 
 def _results(equation: Any, inputs: Sequence[Any]) -> Sequence[Any]:
-    if equation.primitive.name == "add_any":
-        return [jax.lax.add(*inputs)]
+    if form := HOPPER_FORMS.get(equation.primitive.name):
+        return [form(*inputs)]
     for inner in jaxprs_in_params(equation.params):
         return _evaluate(inner, inputs)
     found = equation.primitive.bind(*inputs, **equation.params)
