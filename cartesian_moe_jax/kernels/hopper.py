@@ -25,18 +25,18 @@ from cartesian_moe_jax.platform import target_device
 BLOCKS: Mapping[str, tuple[Block, ...]] = MappingProxyType(
     {
         "forward": (
-            Block(128, 64, 256, 8, 3),
-            Block(128, 64, 128, 8, 5),
-            Block(128, 64, 128, 8, 3),
+            Block(128, 64, 256, 8, 4),
+            Block(128, 64, 128, 8, 6),
+            Block(128, 64, 128, 8, 4),
         ),
         "to_rows": (
-            Block(128, 256, 64, 8, 3),
+            Block(128, 256, 64, 8, 4),
+            Block(128, 128, 64, 8, 6),
             Block(128, 128, 64, 8, 5),
-            Block(128, 128, 64, 8, 3),
         ),
         "to_weights": (
             Block(64, 128, 256, 8, 4),
-            Block(64, 128, 128, 8, 5),
+            Block(64, 128, 128, 8, 6),
         ),
     }
 )
@@ -73,13 +73,11 @@ def hopper_matmul(block: Block) -> GroupedMatmul:
 
 def _shared_memory(block: Block, shape: LegShape) -> int:
     rows, weights = block.rows * block.inputs, block.inputs * block.outputs
-    d_outputs = block.rows * block.outputs
-    # Results leave from TURNS places, whole or by rows.
-    leaving = 2 * TURNS * block.rows * FINISHED
+    d_outputs, some = block.rows * block.outputs, block.rows * FINISHED
     staged, once = {
-        "forward": (rows + shape.products * weights, leaving),
+        "forward": (rows + shape.products * weights, TURNS * some),
         # Of products that are added up one is computed after the other.
-        "to_rows": (d_outputs + weights, leaving + (2 * rows if shape.products == 1 else 0)),
+        "to_rows": (d_outputs + weights, (TURNS + (2 if shape.products == 1 else 0)) * some),
         "to_weights": (rows + d_outputs, TURNS * block.inputs * LINE // BYTES[shape.dtype]),
     }[shape.leg]
     return BYTES[shape.dtype] * (block.stages * staged + once) + BARRIERS

@@ -18,7 +18,7 @@ GROUPS = 2
 GROUP_AXIS, MULTIPROCESSOR_AXIS = "group", "multiprocessor"
 FINISHED = 64
 """Columns that are finished at a time: as much as registers can hold beside the sums."""
-NEIGHBOURS = 4
+NEIGHBOURS = 8
 """Blocks of columns that are computed at one time, for rows that are then in the cache."""
 COPYING_REGISTERS = 40
 """For a thread that copies."""

@@ -51,6 +51,7 @@ class _Shared(NamedTuple):
     ring: Ring
     """Of blocks of operands and weights."""
     beside: Ref | None
+    """What some columns are finished with."""
     arrived: Ref | None
     """Says when a group's part of `beside` is there."""
     stores: Stores
@@ -117,18 +118,16 @@ class _Program:
             pl.run_scoped,
             ring=Ring.allocations(sizes, dtype, block.stages),
             beside=plgpu.SMEM(
-                (beside, block.rows, block.outputs),
-                dtype,
-                transforms=swizzled(block.outputs, dtype),
+                (beside, block.rows, FINISHED), dtype, transforms=swizzled(FINISHED, dtype)
             )
             if beside
             else None,
             arrived=plgpu.Barrier(num_arrivals=beside, num_barriers=GROUPS) if beside else None,
-            stores=Stores.allocations(block.rows, FINISHED, dtype),
+            stores=Stores.allocation(block.rows, FINISHED, dtype),
             collective_axes=GROUP_AXIS,
         )
         def _with_shared(ring: Any, beside: Any, arrived: Any, stores: Any) -> None:
-            shared = _Shared(ring, beside, arrived, stores)
+            shared = _Shared(ring, beside, arrived, Stores(*stores))
             divide_work(
                 lambda: ring.drain(self.each_tile(functools.partial(self.copy, shared))),
                 lambda: self.each_tile(functools.partial(self.multiply, shared)),
@@ -199,7 +198,7 @@ class _Program:
         low, high = self.bounds(tile)
 
         def run(*sums: Ref) -> None:
-            self.begin_beside(shared, tile)
+            self.begin_beside(shared, tile, 0)
             product = functools.partial(self.product, sums)
             shared.ring.multiply(first, steps, self.at_a_time, product)
             self.finish_tile(shared, tile, [total[...] for total in sums])
@@ -225,32 +224,37 @@ class _Program:
         for total, weight in zip(sums, weights, strict=True):
             plgpu.wgmma(total, own, turned(weight) if self.transposed else weight)
 
-    def begin_beside(self, shared: _Shared, tile: _Tile) -> None:
-        """Begin to copy what this group's rows are finished with."""
+    def begin_beside(self, shared: _Shared, tile: _Tile, begin: int) -> None:
+        """Begin to copy what some columns of this group's rows are finished with."""
         own, arrived = self.own_rows(), jax.lax.axis_index(GROUP_AXIS)
         if self.arrays.beside:
-            # All threads have read what was there for the tile before.
+            # All threads have read what was there before.
             plgpu.commit_smem()
         rows = pl.ds(pl.multiple_of(tile.first, ALIGNMENT) + own.start, own.size)
+        columns = pl.ds(tile.column * self.block.outputs + begin, FINISHED)
         for i, ref in enumerate(self.arrays.beside):
-            window = ref.at[rows, self.columns(tile)]
-            plgpu.copy_gmem_to_smem(window, shared.beside.at[i, own], shared.arrived.at[arrived])
+            place = shared.beside.at[i, own]
+            plgpu.copy_gmem_to_smem(ref.at[rows, columns], place, shared.arrived.at[arrived])
 
     def finish_tile(
         self, shared: _Shared, tile: _Tile, sums: Sequence[Float[Array, "rows outputs"]]
     ) -> None:
         """Finish and store this group's rows, some columns at a time."""
-        beside, own = self.arrays.beside, self.own_rows()
-        if beside:
-            plgpu.barrier_wait(shared.arrived.at[jax.lax.axis_index(GROUP_AXIS)])
         for begin in range(0, self.block.outputs, FINISHED):
-            some = slice(begin, begin + FINISHED)
-            sides = [shared.beside[i, own, some] for i in range(len(beside))]
-            parts = self.finish(
-                *[total[:, some] for total in sums],
-                *[side.astype(jnp.float32) for side in sides],
-            )
+            sides = self.read_beside(shared)
+            if begin + FINISHED < self.block.outputs:
+                self.begin_beside(shared, tile, begin + FINISHED)
+            parts = self.finish(*[total[:, begin : begin + FINISHED] for total in sums], *sides)
             self.store(shared.stores, tile, begin, parts)
+
+    def read_beside(self, shared: _Shared) -> list[Float[Array, "rows some"]]:
+        """What has been copied to finish some columns with, once it is there."""
+        if shared.beside is None:
+            return []
+        plgpu.barrier_wait(shared.arrived.at[jax.lax.axis_index(GROUP_AXIS)])
+        own = self.own_rows()
+        both = [shared.beside[i, own] for i in range(shared.beside.shape[0])]
+        return [side.astype(jnp.float32) for side in both]
 
     def store(
         self, stores: Stores, tile: _Tile, begin: int, parts: Sequence[Float[Array, "rows some"]]

@@ -12,23 +12,24 @@ from cartesian_moe_jax.kernels.hopper_call import Ref, swizzled
 TURNS = 2
 """Places that blocks leave from in turns: one is filled while the other is read."""
 
+in_one_place = plgpu.RefUnion
+"""Arrays in the same memory. A group's part of one is its part of the other."""
+
 
 class Stores(NamedTuple):
     """Where finished blocks lie until they are read. Turns must come one after the other."""
 
     whole: Ref
     """(TURNS, height, width), as threads write it fastest."""
-    rows: Ref | None
-    """The same, row after row, so that copies may begin at any."""
+    rows: Ref
+    """The same memory, row after row, so that copies may begin at any."""
 
-    @classmethod
-    def allocations(
-        cls, height: int, width: int, dtype: jnp.dtype, *, by_rows: bool = True
-    ) -> "Stores":
-        """What `pl.run_scoped` makes them of."""
+    @staticmethod
+    def allocation(height: int, width: int, dtype: jnp.dtype) -> Any:
+        """What `pl.run_scoped` makes them of, for `Stores(*it)`."""
         size = TURNS, height, width
         whole = plgpu.SMEM(size, dtype, transforms=swizzled(width, dtype))
-        return cls(whole, plgpu.SMEM(size, dtype) if by_rows else None)
+        return in_one_place(whole, plgpu.SMEM(size, dtype))
 
     def store(self, turn: int, own: Any, block: Float[Array, "height width"], window: Ref) -> None:
         """Begin to copy a block to where it belongs; `own` are the rows of the group's threads."""

@@ -99,11 +99,11 @@ class _Program:
             pl.run_scoped,
             ring=Ring.allocations(sizes, dtype, block.stages),
             cleared=plgpu.Barrier(num_arrivals=GROUPS),
-            stores=Stores.allocations(block.inputs, self.stored, self.result.dtype, by_rows=False),
+            stores=Stores.allocation(block.inputs, self.stored, self.result.dtype),
             collective_axes=GROUP_AXIS,
         )
         def _with_shared(ring: Any, cleared: Any, stores: Any) -> None:
-            shared = _Shared(ring, cleared, stores)
+            shared = _Shared(ring, cleared, Stores(*stores))
             divide_work(
                 lambda: ring.drain(self.each_tile(functools.partial(self.copy, shared))),
                 lambda: self.each_tile(functools.partial(self.multiply, shared)),

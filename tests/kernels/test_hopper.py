@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks as simulator
 from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
+from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from cartesian_moe_jax.kernels import by_leg, hopper, hopper_call
+from cartesian_moe_jax.kernels import by_leg, hopper, hopper_call, hopper_stores
 from cartesian_moe_jax.kernels.activations import get_activation
 from cartesian_moe_jax.kernels.aligned_tiles import ALIGNMENT, AlignedTiles
 from cartesian_moe_jax.kernels.blocks import HOPPER_MEMORY, Block, LegShape
@@ -37,8 +38,17 @@ needs_transposes = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def simulated(monkeypatch):
-    """A GPU of two multiprocessors, which reads what it likes behind the end of an array."""
-    gpu = InterpretGPUParams(detect_races=True, out_of_bounds_reads="uninitialized")
+    """A GPU of two multiprocessors, which reads what it likes behind the end of an array.
+
+    It takes any two accesses to memory that arrays share for accesses to the same bytes, so here
+    arrays share none.
+    """
+    simulate(monkeypatch, detect_races=True)
+    monkeypatch.setattr(hopper_stores, "in_one_place", lambda *arrays: arrays)
+
+
+def simulate(monkeypatch, **settings):
+    gpu = InterpretGPUParams(out_of_bounds_reads="uninitialized", **settings)
     monkeypatch.setattr(hopper_call, "interpret", lambda: gpu)
     monkeypatch.setattr(hopper_call, "multiprocessors", lambda: 2)
 
@@ -64,7 +74,8 @@ def assert_same(found, expected):
 
 
 def assert_no_race():
-    assert not simulator.get_races().races_found
+    races = simulator.get_races()
+    assert races is None or not races.races_found
 
 
 def assert_as_plain(sizes, operands, weights, beside, finish, transposed, block):
@@ -101,6 +112,15 @@ def test_forward_with_an_activation(sizes):
 def test_forward_with_an_activation_that_is_not_gated():
     rows, weights = rows_of([100] * 3, SUMMED), weights_of(SUMMED, OUTPUTS, seed=1)[:3]
     assert_as_plain([100] * 3, (rows,), (weights,), (), RELU.keep_and_activate, False, BLOCKS[0])
+
+
+def test_results_leave_from_memory_that_they_share(monkeypatch):
+    simulate(monkeypatch)
+    monkeypatch.setattr(hopper_stores, "in_one_place", plgpu.RefUnion)
+    weights = tuple(weights_of(SUMMED, OUTPUTS, seed=seed) for seed in (1, 2))
+    sizes = SIZES["unaligned"]
+    rows = (rows_of(sizes, SUMMED),)
+    assert_as_plain(sizes, rows, weights, (), GATED.keep_and_activate, False, BLOCKS[0])
 
 
 @needs_transposes
