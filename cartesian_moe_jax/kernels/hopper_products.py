@@ -23,10 +23,12 @@ from cartesian_moe_jax.kernels.hopper_call import (
     FINISHED,
     GROUP_AXIS,
     GROUPS,
+    PAIR,
     Ref,
     call,
     divide_work,
     each_place,
+    own_of_pair,
     swizzled,
     turned,
 )
@@ -34,6 +36,9 @@ from cartesian_moe_jax.kernels.hopper_ring import Ring
 from cartesian_moe_jax.kernels.hopper_stores import Stores
 from cartesian_moe_jax.kernels.in_kernels import in_hopper_forms
 from cartesian_moe_jax.kernels.product_call import Like, number_of_sums
+
+PAIRED = True
+"""Whether neighbours share where they can."""
 
 
 class _Arrays(NamedTuple):
@@ -84,16 +89,17 @@ def call_products(
     Rows of no expert are left as they come.
     """
     tiles = AlignedTiles.of(group_sizes, operands[0].shape[0], block.rows)
+    paired = PAIRED and like[0].shape[1] // block.outputs % PAIR == 0
     first, second = len(operands), len(operands) + len(weights)
 
     def body(*refs: Ref) -> None:
         tiles, refs = AlignedTiles(*refs[:4]), refs[4:]
         inner, results = refs[: second + len(beside)], refs[second + len(beside) :]
         arrays = _Arrays(inner[:first], inner[first:second], inner[second:], results)
-        _Program(tiles, arrays, in_hopper_forms(finish), transposed, block).run()
+        _Program(tiles, arrays, in_hopper_forms(finish), transposed, block, paired).run()
 
     name = "grouped_to_rows" if transposed else "grouped_forward"
-    return call(body, name, like, *tiles, *operands, *weights, *beside)
+    return call(body, name, like, *tiles, *operands, *weights, *beside, paired=paired)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +111,8 @@ class _Program:
     finish: Finish
     transposed: bool
     block: Block
+    paired: bool
+    """Whether two multiprocessors share the rows of neighbouring tiles."""
 
     def run(self) -> None:
         """Compute every tile that is this multiprocessor's."""
@@ -116,7 +124,7 @@ class _Program:
 
         @functools.partial(
             pl.run_scoped,
-            ring=Ring.allocations(sizes, dtype, block.stages),
+            ring=Ring.allocations(sizes, dtype, block.stages, self.paired),
             beside=plgpu.SMEM(
                 (beside, block.rows, FINISHED), dtype, transforms=swizzled(FINISHED, dtype)
             )
@@ -148,12 +156,12 @@ class _Program:
         needed = jnp.int32(len(self.arrays.operands) * self.steps)
         places = (
             self.tiles.first.shape[0],
-            self.arrays.results[0].shape[1] // self.block.outputs,
+            self.arrays.results[0].shape[1] // self.block.outputs // (PAIR if self.paired else 1),
         )
 
         def tile_at(row: Any, column: Any) -> _Tile:
             expert, first, start, end = (ref[row] for ref in self.tiles)
-            return _Tile(expert, first, start, end, column)
+            return _Tile(expert, first, start, end, own_of_pair(column, self.paired))
 
         def one(tile: _Tile, step: Any) -> Any:
             steps = jnp.where(tile.start < tile.end, needed, 0)
@@ -179,7 +187,7 @@ class _Program:
         along = pl.ds(step * block.inputs, block.inputs)
         place = (columns, along) if self.transposed else (along, columns)
         windows = [operand.at[rows, along], *[ref.at[(tile.expert, *place)] for ref in weights]]
-        ring.copy(begin + step, windows)
+        ring.copy(begin + step, windows, shared=0 if self.paired else None)
 
     def columns(self, tile: _Tile) -> Any:
         """The results' columns that a tile has."""

@@ -22,10 +22,12 @@ from cartesian_moe_jax.kernels.hopper_call import (
     FINISHED,
     GROUP_AXIS,
     GROUPS,
+    PAIR,
     Ref,
     call,
     divide_work,
     each_place,
+    own_of_pair,
     turned,
 )
 from cartesian_moe_jax.kernels.hopper_ring import Ring
@@ -45,14 +47,18 @@ def call_to_weights(
     The block must divide the widths.
     """
     starts, ends = bounds(group_sizes)
+    paired = PAIRED and rows.shape[1] // block.inputs % PAIR == 0
 
     def body(*refs: Ref) -> None:
-        _Program(*refs, block=block).run()
+        _Program(*refs, block=block, paired=paired).run()
 
-    (total,) = call(body, "grouped_to_weights", (result,), starts, ends, rows, d_outputs)
+    arrays = starts, ends, rows, d_outputs
+    (total,) = call(body, "grouped_to_weights", (result,), *arrays, paired=paired)
     return total
 
 
+PAIRED = True
+"""Whether neighbours share where they can."""
 LINE = 128
 """Bytes that threads write fastest at a time: of so many a stored block is wide."""
 
@@ -89,6 +95,8 @@ class _Program:
     d_outputs: Ref
     result: Ref
     block: Block
+    paired: bool
+    """Whether two multiprocessors share the outputs' gradients, for neighbouring inputs."""
 
     def run(self) -> None:
         """Compute every tile that is this multiprocessor's."""
@@ -97,7 +105,7 @@ class _Program:
 
         @functools.partial(
             pl.run_scoped,
-            ring=Ring.allocations(sizes, dtype, block.stages),
+            ring=Ring.allocations(sizes, dtype, block.stages, self.paired),
             cleared=plgpu.Barrier(num_arrivals=GROUPS),
             stores=Stores.allocation(block.inputs, self.stored, self.result.dtype),
             collective_axes=GROUP_AXIS,
@@ -117,11 +125,12 @@ class _Program:
     def each_tile(self, run: Callable[[_Tile, Any, Any], None]) -> Any:
         """run(tile, first step, steps) for every tile; returns the steps of all."""
         experts, inputs, outputs = self.result.shape
-        across = inputs // self.block.inputs
+        across = inputs // self.block.inputs // (PAIR if self.paired else 1)
         places = experts * across, outputs // self.block.outputs
 
         def tile_at(line: Any, column: Any) -> _Tile:
             expert, row = (of(line, jnp.int32(across)) for of in (jax.lax.div, jax.lax.rem))
+            row = own_of_pair(row, self.paired)
             return _Tile(expert, self.starts[expert], self.ends[expert], row, column)
 
         def one(tile: _Tile, step: Any) -> Any:
@@ -142,7 +151,7 @@ class _Program:
         def one(step: Any, _: None) -> None:
             rows = pl.ds(begin + step * block.rows, block.rows)
             windows = self.rows.at[rows, inputs], self.d_outputs.at[rows, outputs]
-            shared.ring.copy(first + step, windows)
+            shared.ring.copy(first + step, windows, shared=1 if self.paired else None)
 
         jax.lax.fori_loop(0, steps, one, None)
 
