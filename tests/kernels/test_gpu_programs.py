@@ -1,4 +1,4 @@
-"""What the experts become on a GPU, by the compiler for it: kernels, and nothing dense."""
+"""What experts and routers become on a GPU, by the compiler for it: kernels, nothing dense."""
 
 import json
 import subprocess
@@ -85,3 +85,13 @@ def test_memory_against_ragged_dot():
     ):
         assert ragged["products"] == 9, "it is no kernel"
         assert 5 * ours["temporary_bytes"] < ragged["temporary_bytes"]
+
+
+@pytest.mark.parametrize("target", [TARGET, "gpu:a100:1x1"])
+def test_routers_multiply_pieces(target):
+    """Had casts rounded the pieces, the compiler would drop these, and two of three were zero."""
+    program = compiled("tests.kernels.gpu_pieces", target, "16384", "2048", "64")
+    products = [["bf16", "bf16", "f32"]] * 3
+    assert (program["products"], program["other_products"]) == (products, 0)
+    assert program["roundings"] == {"2048,64": 3, "16384,64": 3}
+    assert program["kernels"] <= 9
