@@ -2,7 +2,7 @@
 
 A tile is a piece of one expert's gradient. One group of warps copies blocks of rows, and two
 multiply them, each for half of the tile's inputs; before that they put zeros in place of rows of
-other experts.
+other experts. Their outputs' gradients stay, so one that is not finite spoils its neighbours' too.
 """
 
 import dataclasses
@@ -80,6 +80,8 @@ class _Tile(NamedTuple):
     start: Any
     """The expert's first row, and where its rows end."""
     end: Any
+    live: Any
+    """Where all experts' rows end."""
     row: Any
     """Of blocks; and the column."""
     column: Any
@@ -131,7 +133,8 @@ class _Program:
         def tile_at(line: Any, column: Any) -> _Tile:
             expert, row = (of(line, jnp.int32(across)) for of in (jax.lax.div, jax.lax.rem))
             row = own_of_pair(row, self.paired)
-            return _Tile(expert, self.starts[expert], self.ends[expert], row, column)
+            start, end, live = self.starts[expert], self.ends[expert], self.ends[experts - 1]
+            return _Tile(expert, start, end, live, row, column)
 
         def one(tile: _Tile, step: Any) -> Any:
             rows = tile.end - aligned(tile.start)
@@ -172,11 +175,18 @@ class _Program:
         """Add what a block of rows gives to this group's half of the inputs."""
         begin = aligned(tile.start) + step * self.block.rows
 
-        @pl.when(jnp.logical_or(begin < tile.start, tile.end < begin + self.block.rows))
+        end = begin + self.block.rows
+
+        @pl.when(jnp.logical_or(begin < tile.start, tile.end < end))
         def _clear_others() -> None:
-            # In both: what is behind all experts' rows may be NaN.
-            for block in (rows, d_outputs):
-                _clear_half(block, begin, tile)
+            # The half that the group multiplies: a zero there is a zero in all its products.
+            _clear_half(rows, begin, tile)
+            plgpu.commit_smem()
+
+        @pl.when(tile.live < end)
+        def _clear_dead() -> None:
+            # But for NaN, which what is behind all experts' rows may be.
+            _clear_half(d_outputs, begin, tile)
             plgpu.commit_smem()
             plgpu.barrier_arrive(shared.cleared)
             plgpu.barrier_wait(shared.cleared)
