@@ -51,8 +51,12 @@ def is_hopper() -> bool:
 
 
 def hopper_candidates(shape: LegShape) -> tuple[Block, ...]:
-    """All blocks that a leg can be computed with; none for float32."""
-    return tuple(block for block in BLOCKS[shape.leg] if hopper_fits(block, shape))
+    """All blocks that a leg can be computed with, of each size the deepest; none for float32."""
+    found: dict[tuple[int, ...], Block] = {}
+    for block in BLOCKS[shape.leg]:
+        if hopper_fits(block, shape):
+            found.setdefault((block.rows, block.inputs, block.outputs), block)
+    return tuple(found.values())
 
 
 def hopper_fits(block: Block, shape: LegShape) -> bool:

@@ -16,8 +16,6 @@ Ref = Any
 GROUPS = 2
 """Groups of four warps that multiply; a further one copies."""
 GROUP_AXIS, MULTIPROCESSOR_AXIS = "group", "multiprocessor"
-PAIR, PAIR_AXIS = 2, "pair"
-"""Neighbouring multiprocessors that may read what both need once."""
 FINISHED = 64
 """Columns that are finished at a time: as much as registers can hold beside the sums."""
 NEIGHBOURS = 8
@@ -69,11 +67,6 @@ def each_place(
     return jax.lax.fori_loop(0, turns, body, (tile(0), jnp.int32(0)))[1]
 
 
-def own_of_pair(place: Any, paired: bool) -> Any:
-    """Which of a pair's neighbouring places is this multiprocessor's."""
-    return place * PAIR + jax.lax.axis_index(PAIR_AXIS) if paired else place
-
-
 def divide_work(copy: Callable[[], None], multiply: Callable[[], None]) -> None:
     """Let one group of warps copy, with few registers, and the others multiply."""
 
@@ -94,19 +87,13 @@ def call(
     name: str,
     results: Sequence[jax.ShapeDtypeStruct],
     *arrays: Any,
-    paired: bool,
 ) -> tuple[Float[Array, "..."], ...]:
-    """body(*arrays, *results), on every multiprocessor by three groups of four warps each.
-
-    If `paired`, an index along MULTIPROCESSOR_AXIS is that of a pair.
-    """
+    """body(*arrays, *results), on every multiprocessor by three groups of four warps each."""
     kernel = plgpu.kernel(
         body,
         out_type=list(results),
-        grid=(multiprocessors() // (PAIR if paired else 1),),
+        grid=(multiprocessors(),),
         grid_names=(MULTIPROCESSOR_AXIS,),
-        cluster=(PAIR,) * paired,
-        cluster_names=(PAIR_AXIS,) * paired,
         num_threads=GROUPS + 1,
         thread_name=GROUP_AXIS,
         compiler_params=plgpu.CompilerParams(

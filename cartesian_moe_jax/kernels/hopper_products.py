@@ -23,12 +23,10 @@ from cartesian_moe_jax.kernels.hopper_call import (
     FINISHED,
     GROUP_AXIS,
     GROUPS,
-    PAIR,
     Ref,
     call,
     divide_work,
     each_place,
-    own_of_pair,
     swizzled,
     turned,
 )
@@ -36,9 +34,6 @@ from cartesian_moe_jax.kernels.hopper_ring import Ring
 from cartesian_moe_jax.kernels.hopper_stores import Stores
 from cartesian_moe_jax.kernels.in_kernels import in_hopper_forms
 from cartesian_moe_jax.kernels.product_call import Like, number_of_sums
-
-PAIRED = True
-"""Whether neighbours share where they can."""
 
 
 class _Arrays(NamedTuple):
@@ -89,17 +84,16 @@ def call_products(
     Rows of no expert are left as they come.
     """
     tiles = AlignedTiles.of(group_sizes, operands[0].shape[0], block.rows)
-    paired = PAIRED and like[0].shape[1] // block.outputs % PAIR == 0
     first, second = len(operands), len(operands) + len(weights)
 
     def body(*refs: Ref) -> None:
         tiles, refs = AlignedTiles(*refs[:4]), refs[4:]
         inner, results = refs[: second + len(beside)], refs[second + len(beside) :]
         arrays = _Arrays(inner[:first], inner[first:second], inner[second:], results)
-        _Program(tiles, arrays, in_hopper_forms(finish), transposed, block, paired).run()
+        _Program(tiles, arrays, in_hopper_forms(finish), transposed, block).run()
 
     name = "grouped_to_rows" if transposed else "grouped_forward"
-    return call(body, name, like, *tiles, *operands, *weights, *beside, paired=paired)
+    return call(body, name, like, *tiles, *operands, *weights, *beside)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,8 +105,6 @@ class _Program:
     finish: Finish
     transposed: bool
     block: Block
-    paired: bool
-    """Whether two multiprocessors share the rows of neighbouring tiles."""
 
     def run(self) -> None:
         """Compute every tile that is this multiprocessor's."""
@@ -124,7 +116,7 @@ class _Program:
 
         @functools.partial(
             pl.run_scoped,
-            ring=Ring.allocations(sizes, dtype, block.stages, self.paired),
+            ring=Ring.allocations(sizes, dtype, block.stages),
             beside=plgpu.SMEM(
                 (beside, block.rows, FINISHED), dtype, transforms=swizzled(FINISHED, dtype)
             )
@@ -156,12 +148,12 @@ class _Program:
         needed = jnp.int32(len(self.arrays.operands) * self.steps)
         places = (
             self.tiles.first.shape[0],
-            self.arrays.results[0].shape[1] // self.block.outputs // (PAIR if self.paired else 1),
+            self.arrays.results[0].shape[1] // self.block.outputs,
         )
 
         def tile_at(row: Any, column: Any) -> _Tile:
             expert, first, start, end = (ref[row] for ref in self.tiles)
-            return _Tile(expert, first, start, end, own_of_pair(column, self.paired))
+            return _Tile(expert, first, start, end, column)
 
         def one(tile: _Tile, step: Any) -> Any:
             steps = jnp.where(tile.start < tile.end, needed, 0)
@@ -187,7 +179,7 @@ class _Program:
         along = pl.ds(step * block.inputs, block.inputs)
         place = (columns, along) if self.transposed else (along, columns)
         windows = [operand.at[rows, along], *[ref.at[(tile.expert, *place)] for ref in weights]]
-        ring.copy(begin + step, windows, shared=0 if self.paired else None)
+        ring.copy(begin + step, windows)
 
     def columns(self, tile: _Tile) -> Any:
         """The results' columns that a tile has."""

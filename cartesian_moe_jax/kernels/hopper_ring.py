@@ -1,6 +1,5 @@
 """Blocks in a Hopper GPU's shared memory that one group copies while two multiply those before."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from cartesian_moe_jax.kernels.hopper_call import GROUPS, PAIR_AXIS, Ref, swizzled
+from cartesian_moe_jax.kernels.hopper_call import GROUPS, Ref, swizzled
 
 
 class Ring(NamedTuple):
@@ -20,40 +19,30 @@ class Ring(NamedTuple):
     copied: Ref
     """Says for each place when its blocks are there."""
     released: Ref
-    """Says for each place when all groups have multiplied what is there, those of a pair too."""
+    """Says for each place when both groups have multiplied what is there."""
 
     @classmethod
-    def allocations(
-        cls, sizes: Sequence[tuple[int, int]], dtype: jnp.dtype, stages: int, paired: bool
-    ) -> "Ring":
+    def allocations(cls, sizes: Sequence[tuple[int, int]], dtype: jnp.dtype, stages: int) -> "Ring":
         """What `pl.run_scoped` makes a ring of, for one block of each size at a step."""
-        barrier = plgpu.Barrier
-        if paired:
-            barrier = functools.partial(plgpu.ClusterBarrier, collective_axes=(PAIR_AXIS,))
         return cls(
             [
                 plgpu.SMEM((stages, *size), dtype, transforms=swizzled(size[1], dtype))
                 for size in sizes
             ],
             plgpu.Barrier(num_arrivals=len(sizes), num_barriers=stages),
-            barrier(num_arrivals=GROUPS, num_barriers=stages),
+            plgpu.Barrier(num_arrivals=GROUPS, num_barriers=stages),
         )
 
-    def copy(self, step: Any, windows: Sequence[Ref], shared: int | None) -> None:
-        """Begin to copy the blocks of a step, as soon as there is a place.
-
-        The window `shared` is the same for both multiprocessors of a pair: each reads half.
-        """
+    def copy(self, step: Any, windows: Sequence[Ref]) -> None:
+        """Begin to copy the blocks of a step, as soon as there is a place."""
         place, stages = self.place(step), self.blocks[0].shape[0]
 
         @pl.when(step >= stages)
         def _wait() -> None:
             plgpu.barrier_wait(self.released.at[place])
 
-        for i, (window, block) in enumerate(zip(windows, self.blocks, strict=True)):
-            axes = PAIR_AXIS if i == shared else None
-            copied = self.copied.at[place]
-            plgpu.copy_gmem_to_smem(window, block.at[place], copied, collective_axes=axes)
+        for window, block in zip(windows, self.blocks, strict=True):
+            plgpu.copy_gmem_to_smem(window, block.at[place], self.copied.at[place])
 
     def multiply(self, first: Any, steps: Any, products: int, product: Callable[..., None]) -> None:
         """Run product(step, *blocks), which begins `products` products, for steps from `first` on.

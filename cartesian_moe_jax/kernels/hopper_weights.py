@@ -22,12 +22,10 @@ from cartesian_moe_jax.kernels.hopper_call import (
     FINISHED,
     GROUP_AXIS,
     GROUPS,
-    PAIR,
     Ref,
     call,
     divide_work,
     each_place,
-    own_of_pair,
     turned,
 )
 from cartesian_moe_jax.kernels.hopper_ring import Ring
@@ -47,18 +45,14 @@ def call_to_weights(
     The block must divide the widths.
     """
     starts, ends = bounds(group_sizes)
-    paired = PAIRED and rows.shape[1] // block.inputs % PAIR == 0
 
     def body(*refs: Ref) -> None:
-        _Program(*refs, block=block, paired=paired).run()
+        _Program(*refs, block=block).run()
 
-    arrays = starts, ends, rows, d_outputs
-    (total,) = call(body, "grouped_to_weights", (result,), *arrays, paired=paired)
+    (total,) = call(body, "grouped_to_weights", (result,), starts, ends, rows, d_outputs)
     return total
 
 
-PAIRED = True
-"""Whether neighbours share where they can."""
 LINE = 128
 """Bytes that threads write fastest at a time: of so many a stored block is wide."""
 
@@ -97,8 +91,6 @@ class _Program:
     d_outputs: Ref
     result: Ref
     block: Block
-    paired: bool
-    """Whether two multiprocessors share the outputs' gradients, for neighbouring inputs."""
 
     def run(self) -> None:
         """Compute every tile that is this multiprocessor's."""
@@ -107,7 +99,7 @@ class _Program:
 
         @functools.partial(
             pl.run_scoped,
-            ring=Ring.allocations(sizes, dtype, block.stages, self.paired),
+            ring=Ring.allocations(sizes, dtype, block.stages),
             cleared=plgpu.Barrier(num_arrivals=GROUPS),
             stores=Stores.allocation(block.inputs, self.stored, self.result.dtype),
             collective_axes=GROUP_AXIS,
@@ -127,12 +119,11 @@ class _Program:
     def each_tile(self, run: Callable[[_Tile, Any, Any], None]) -> Any:
         """run(tile, first step, steps) for every tile; returns the steps of all."""
         experts, inputs, outputs = self.result.shape
-        across = inputs // self.block.inputs // (PAIR if self.paired else 1)
+        across = inputs // self.block.inputs
         places = experts * across, outputs // self.block.outputs
 
         def tile_at(line: Any, column: Any) -> _Tile:
             expert, row = (of(line, jnp.int32(across)) for of in (jax.lax.div, jax.lax.rem))
-            row = own_of_pair(row, self.paired)
             start, end, live = self.starts[expert], self.ends[expert], self.ends[experts - 1]
             return _Tile(expert, start, end, live, row, column)
 
@@ -154,7 +145,7 @@ class _Program:
         def one(step: Any, _: None) -> None:
             rows = pl.ds(begin + step * block.rows, block.rows)
             windows = self.rows.at[rows, inputs], self.d_outputs.at[rows, outputs]
-            shared.ring.copy(first + step, windows, shared=1 if self.paired else None)
+            shared.ring.copy(first + step, windows)
 
         jax.lax.fori_loop(0, steps, one, None)
 
