@@ -1,5 +1,5 @@
-"""The computations that speed depends on: experts on rows sorted by expert, attention,
-and float32 products."""
+"""The computations that speed depends on: experts on rows sorted by expert, attention, and what
+routers choose by."""
 
 from cartesian_moe_jax.kernels.activations import ACTIVATIONS, Activation, get_activation
 from cartesian_moe_jax.kernels.attention_residuals import is_attention_residual
@@ -10,6 +10,7 @@ from cartesian_moe_jax.kernels.causal_attention import (
     best_causal_attention,
 )
 from cartesian_moe_jax.kernels.grouped import BACKENDS, get_backend, grouped_feed_forward
+from cartesian_moe_jax.kernels.largest import largest
 from cartesian_moe_jax.kernels.pieces import product_by_pieces
 from cartesian_moe_jax.kernels.weights import FeedForwardWeights
 
@@ -26,5 +27,6 @@ __all__ = [
     "get_backend",
     "grouped_feed_forward",
     "is_attention_residual",
+    "largest",
     "product_by_pieces",
 ]

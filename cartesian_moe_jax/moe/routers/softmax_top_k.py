@@ -1,10 +1,10 @@
 """The paper's router: softmax over all experts, then the k most probable."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from cartesian_moe_jax.kernels import largest
 from cartesian_moe_jax.layers.initializers import normal
 from cartesian_moe_jax.moe.routers.linear_scores import linear_scores
 from cartesian_moe_jax.moe.routers.router import Router
@@ -17,7 +17,7 @@ EPS = 1.1920929e-7
 
 def choose_top_k(scores: Scores, top_k: int) -> Routing:
     """Choose the k most probable: w_i = p_i / max(sum of the chosen p, EPS) if k > 1, else p_i."""
-    chosen, expert_ids = jax.lax.top_k(scores.probabilities, top_k)
+    chosen, expert_ids = largest(scores.probabilities, top_k)
     weights = chosen
     if top_k > 1:
         weights = chosen / jnp.maximum(jnp.sum(chosen, axis=-1, keepdims=True), EPS)

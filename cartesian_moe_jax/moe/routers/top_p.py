@@ -2,11 +2,11 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from cartesian_moe_jax.kernels import largest
 from cartesian_moe_jax.layers.initializers import normal
 from cartesian_moe_jax.moe.routers.linear_scores import linear_scores
 from cartesian_moe_jax.moe.routers.router import Router
@@ -43,7 +43,7 @@ class TopP(Router):
     def choose(self, scores: Scores) -> Routing:
         """Keep a rank if the ranks before it have at most top_p together."""
         num_experts = scores.probabilities.shape[-1]
-        ranked, expert_ids = jax.lax.top_k(scores.probabilities, self.max_chosen)
+        ranked, expert_ids = largest(scores.probabilities, self.max_chosen)
         before = jnp.cumsum(ranked, axis=-1)[:, :-1]
         kept = jnp.pad(before <= self.top_p, ((0, 0), (1, 0)), constant_values=True)
         weights = jnp.where(kept, ranked, 0.0)
