@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import jax
 
 from cartesian_moe_jax.columns import columns
-from cartesian_moe_jax.kernels.blocks import LegShape, default_block
-from cartesian_moe_jax.kernels.by_leg import CANDIDATES, LEG_BACKENDS, OURS
+from cartesian_moe_jax.kernels.blocks import LegShape
+from cartesian_moe_jax.kernels.by_leg import CANDIDATES, LEG_BACKENDS, OURS, default
 from cartesian_moe_jax.kernels.leg_trials import (
     Operands,
     Run,
@@ -48,7 +48,7 @@ class Failure(NamedTuple):
 
 def choices(shape: LegShape, backends: Sequence[str]) -> list[Choice]:
     """Every way to compute a leg; the default first."""
-    first = Choice(OURS, default_block(shape))
+    first = default(shape, backends)
     every = [
         Choice(name, block)
         for name in backends

@@ -31,8 +31,9 @@ BLOCKS = [Block(128, 64, 128, 8, 2), Block(128, 64, 256, 8, 3)]
 GATED, RELU = get_activation("swiglu"), get_activation("relu")
 TOLERANCE = 1e-2
 
-needs_transposes = pytest.mark.skipif(
-    jax.__version_info__ < (0, 11), reason="the GPU that jax 0.10 simulates cannot transpose"
+needs_the_new_simulator = pytest.mark.skipif(
+    jax.__version_info__ < (0, 11),
+    reason="the GPU that jax 0.10 simulates cannot transpose, and stops at memory that is shared",
 )
 
 
@@ -114,6 +115,7 @@ def test_forward_with_an_activation_that_is_not_gated():
     assert_as_plain([100] * 3, (rows,), (weights,), (), RELU.keep_and_activate, False, BLOCKS[0])
 
 
+@needs_the_new_simulator
 def test_results_leave_from_memory_that_they_share(monkeypatch):
     simulate(monkeypatch)
     monkeypatch.setattr(hopper_stores, "in_one_place", plgpu.RefUnion)
@@ -123,7 +125,7 @@ def test_results_leave_from_memory_that_they_share(monkeypatch):
     assert_as_plain(sizes, rows, weights, (), GATED.keep_and_activate, False, BLOCKS[0])
 
 
-@needs_transposes
+@needs_the_new_simulator
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
 def test_to_rows_adds_products(sizes):
     operands = rows_of(sizes, SUMMED), rows_of(sizes, SUMMED, seed=3)
@@ -131,7 +133,7 @@ def test_to_rows_adds_products(sizes):
     assert_as_plain(sizes, operands, weights, (), as_they_are, True, BLOCKS[1])
 
 
-@needs_transposes
+@needs_the_new_simulator
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
 def test_to_rows_takes_an_activations_gradient(sizes):
     beside = rows_of(sizes, OUTPUTS, seed=2), rows_of(sizes, OUTPUTS, seed=3)
@@ -139,7 +141,7 @@ def test_to_rows_takes_an_activations_gradient(sizes):
     assert_as_plain(sizes, rows, weights, beside, GATED.recompute_and_pull, True, BLOCKS[0])
 
 
-@needs_transposes
+@needs_the_new_simulator
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
 def test_to_weights(sizes, dtype):
@@ -208,6 +210,22 @@ def test_only_a_hopper_has_them(capability, there, monkeypatch):
     assert ("hopper" in by_leg.available()) == there
     monkeypatch.setenv("CARTESIAN_MOE_WITHOUT", "tokamax_triton,hopper")
     assert "hopper" not in by_leg.available() and "triton" in by_leg.available()
+
+
+@pytest.mark.parametrize("leg", hopper.BLOCKS)
+def test_unmeasured_they_are_taken_where_they_can_be(leg):
+    shape = next(shape for shape in SHAPES if shape.leg == leg)
+    both = ("triton", "hopper")
+    assert by_leg.default(shape, both) == by_leg.Choice("hopper", hopper_candidates(shape)[0])
+    assert by_leg.default(shape, both[:1]).backend == "triton"
+    assert by_leg.default(shape._replace(dtype="float32"), both).backend == "triton"
+
+
+@pytest.mark.parametrize("leg", hopper.BLOCKS)
+def test_of_blocks_of_one_size_the_deepest_is_tried(leg):
+    for shape in [shape for shape in SHAPES if shape.leg == leg]:
+        sizes = [(b.rows, b.inputs, b.outputs) for b in hopper_candidates(shape)]
+        assert len(set(sizes)) == len(sizes)
 
 
 @pytest.mark.parametrize("name", ["swiglu", "reglu", "relu"])
