@@ -6,10 +6,10 @@ set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PYTHON=${PYTHON:-python3}
-for package in jax flax optax orbax.checkpoint jaxtyping; do
-    if ! "$PYTHON" -c "import $package" > /dev/null 2>&1; then
-        echo "error: PYTHON=$PYTHON has no $package: name one that has, as in PYTHON=.venv/bin/python" >&2
-        exit 2
-    fi
-done
+looks='from importlib.util import find_spec
+print(*[p for p in ("jax", "flax", "optax", "orbax", "jaxtyping") if not find_spec(p)], sep=", ")'
+if ! lacking=$("$PYTHON" -c "$looks" 2> /dev/null) || [ -n "$lacking" ]; then
+    echo "error: PYTHON=$PYTHON has no ${lacking:-Python}: name one that has, as in PYTHON=.venv/bin/python" >&2
+    exit 2
+fi
 exec "$PYTHON" -m benchmarks gpu "$@"

@@ -165,7 +165,7 @@ def test_the_launcher_is_clean_and_hands_on_its_arguments(tmp_path):
     assert (done.returncode, done.stdout) == (0, "")
     assert os.access(script, os.X_OK)
     program = tmp_path / "python"
-    program.write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$PWD" "$@"\n')
+    program.write_text('#!/usr/bin/env bash\n[[ "$1" == -c ]] || printf "%s\\n" "$PWD" "$@"\n')
     program.chmod(0o755)
     done = subprocess.run(
         [script, "a folder", "--rehearse"],
@@ -181,7 +181,7 @@ def test_the_launcher_is_clean_and_hands_on_its_arguments(tmp_path):
 
 def test_a_python_without_jax_is_one_line(tmp_path):
     program = tmp_path / "python"
-    program.write_text('#!/usr/bin/env bash\n[[ "$2" == "import jax" ]]\n')
+    program.write_text("#!/usr/bin/env bash\necho flax\n")
     program.chmod(0o755)
     done = subprocess.run(
         [ROOT / "benchmarks" / "gpu.sh"],
