@@ -2,8 +2,8 @@
 
 Arguments: a target, a backend, a dtype, and shapes: rows x d_model x d_expert x experts. Prints,
 by shape, what the compiled experts with their gradients are made of: calls of each kernel,
-products that are none, temporary bytes, and by kernel the tensor cores' instructions in it and
-whether its loops leave one of Hopper's products running while they issue the next.
+products that are none, temporary bytes, and by kernel of Triton's the tensor cores' instructions in
+it and whether its loops leave one of Hopper's products running while they issue the next.
 """
 
 import collections
@@ -16,6 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+COMPILERS = r'"(?:__gpu\$xla\.gpu\.triton|mosaic_gpu_v\d)"'
 DUMP = tempfile.mkdtemp()
 os.environ["XLA_FLAGS"] = f"--xla_dump_to={DUMP} --xla_dump_emitter_re=.*"
 
@@ -52,8 +53,8 @@ def compiled(sharding, backend, dtype, rows, d_model, d_expert, experts):
 
 def described(program):
     text = program.as_text()
-    calls = re.findall(r'custom_call_target="__gpu\$xla\.gpu\.triton"[^\n]*', text)
-    names = [re.search(r'name = "(\w+)"', call)[1] for call in calls]
+    calls = re.findall(rf"custom_call_target={COMPILERS}[^\n]*", text)
+    names = [re.search(r'op_name="[^"]*/(grouped_\w+)/', call)[1] for call in calls]
     return {
         "kernels": collections.Counter(names),
         "products": len(re.findall(r" (convolution|dot)\(|__cublas|__cudnn", text)),

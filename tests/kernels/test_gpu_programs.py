@@ -59,22 +59,27 @@ def test_every_block_compiles(target, backends):
     assert [(block, error) for block, error in blocks if error] == []
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_experts_are_kernels(dtype):
-    for program in programs("auto", dtype, SHAPES):
-        kernels = {"grouped_forward": 2, "grouped_to_rows": 2, "grouped_to_weights": 3}
-        assert program["kernels"] == kernels
-        assert program["products"] == 0
-        if dtype == "bfloat16":
-            assert set(program["tensor_core_instructions"]) == set(kernels)
-            assert all(program["tensor_core_instructions"].values())
+KERNELS = {"grouped_forward": 2, "grouped_to_rows": 2, "grouped_to_weights": 3}
 
 
-def test_products_overlap():
+@pytest.mark.parametrize("backend", ["auto", "triton"])
+def test_experts_are_kernels(backend):
+    for program in programs(backend, "bfloat16", SHAPES):
+        assert (program["kernels"], program["products"]) == (KERNELS, 0)
+
+
+def test_experts_in_float32_are_kernels():
+    for program in programs("auto", "float32", SHAPES):
+        assert (program["kernels"], program["products"]) == (KERNELS, 0)
+
+
+def test_triton_uses_the_tensor_cores_and_lets_products_overlap():
     """Hopper's products run by themselves; a loop that waits for each leaves them idle between."""
-    large = [shape for shape in SHAPES if shape[0] >= 64 * shape[3]]
-    for program in programs("auto", "bfloat16", large):
-        assert program["overlapping"] == dict.fromkeys(program["kernels"], True)
+    for shape, program in zip(SHAPES, programs("triton", "bfloat16", SHAPES), strict=True):
+        assert set(program["tensor_core_instructions"]) == set(KERNELS)
+        assert all(program["tensor_core_instructions"].values())
+        if shape[0] >= 64 * shape[3]:
+            assert program["overlapping"] == dict.fromkeys(KERNELS, True)
 
 
 def test_memory_against_ragged_dot():
