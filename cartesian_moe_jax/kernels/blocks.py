@@ -10,6 +10,9 @@ from cartesian_moe_jax.platform import target_device
 GRAIN = 64
 """Widths are filled up to multiples of it, for blocks to divide them."""
 
+LOW = 16
+"""Rows of the lowest tiles."""
+
 HOPPER_MEMORY = 227 * 1024
 """Bytes on chip that one block may have on Hopper (compute capability 9.0), and on Blackwell."""
 
@@ -140,5 +143,5 @@ def default_block(shape: LegShape) -> Block:
     if shape.leg == "to_weights":
         return fitting[0]
     mean = shape.rows / shape.experts
-    limit = max(64, 1.5 * mean) if mean > 16 else 16
+    limit = max(64, 1.5 * mean) if mean > LOW else LOW
     return next((block for block in fitting if block.rows <= limit), fitting[0])

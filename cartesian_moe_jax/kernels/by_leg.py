@@ -8,7 +8,7 @@ from types import MappingProxyType
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from cartesian_moe_jax.kernels.blocks import Block, LegShape, candidates, default_block
+from cartesian_moe_jax.kernels.blocks import LOW, Block, LegShape, candidates, default_block
 from cartesian_moe_jax.kernels.composed import Finish, GroupedMatmul, composed_feed_forward
 from cartesian_moe_jax.kernels.hopper import (
     hopper_candidates,
@@ -67,9 +67,13 @@ def choose(shape: LegShape, backends: Sequence[str]) -> Choice:
 
 
 def default(shape: LegShape, backends: Sequence[str]) -> Choice:
-    """Hopper's own kernels, which were the fastest at every shape on an H200; else Triton's."""
-    blocks = hopper_candidates(shape) if HOPPER in backends else ()
-    return Choice(HOPPER, blocks[0]) if blocks else Choice(OURS, default_block(shape))
+    """Hopper's own kernels, which were the fastest at every shape on an H200; else Triton's.
+
+    Also where experts have so few rows that Triton takes low tiles: Hopper's would be empty.
+    """
+    low = default_block(shape)
+    blocks = hopper_candidates(shape) if HOPPER in backends and low.rows > LOW else ()
+    return Choice(HOPPER, blocks[0]) if blocks else Choice(OURS, low)
 
 
 def matmul_by_leg(backends: Callable[[], Sequence[str]]) -> GroupedMatmul:

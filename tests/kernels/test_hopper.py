@@ -219,6 +219,8 @@ def test_unmeasured_they_are_taken_where_they_can_be(leg):
     assert by_leg.default(shape, both) == by_leg.Choice("hopper", hopper_candidates(shape)[0])
     assert by_leg.default(shape, both[:1]).backend == "triton"
     assert by_leg.default(shape._replace(dtype="float32"), both).backend == "triton"
+    few = by_leg.default(shape._replace(rows=8 * shape.experts), both)
+    assert few.backend == ("hopper" if leg == "to_weights" else "triton"), "as in decoding"
 
 
 @pytest.mark.parametrize("leg", hopper.BLOCKS)
