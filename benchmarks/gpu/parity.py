@@ -63,8 +63,7 @@ Finish = Callable[[Record], None]
 
 def run(context: Context) -> None:
     """Check legs, experts and attention, in this order; what is checked later compiles beside."""
-    # Half of the threads: the checks have to be done, too.
-    pool = ThreadPoolExecutor(max(1, THREADS // 2))
+    pool = ThreadPoolExecutor(THREADS)
     try:
         for finish in list(_begin(context.sizes, pool)):
             finish(context.record)
