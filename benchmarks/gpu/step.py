@@ -21,6 +21,7 @@ def run(context: Context) -> None:
             _timed(context, "dense twin", both["dense twin"], twin)
             context.record.note("the two were compiled at the same time")
             return
+        del model, twin  # their states take memory from those of the next batch
 
 
 def _case(name: str, config: Config) -> Case:
