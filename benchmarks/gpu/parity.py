@@ -1,13 +1,13 @@
 """Is what the kernels compute right? Each leg, whole experts, attention, against float64.
 
 At the first shape every block that a leg can be computed with is checked, at the others the default
-one, on groups that no tile fits: unaligned, empty, of one row, one for nearly all rows. Rows that
-belong to no group hold NaN.
+one, on groups that no tile fits: unaligned; and by one block of every backend empty ones, of one
+row, one for nearly all rows. Rows that belong to no group hold NaN.
 """
 
 import functools
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from jaxtyping import Array, Int
 
 from benchmarks.experts import Setting, forward_and_backward, make_arguments
 from benchmarks.gpu import parity_attention
+from benchmarks.gpu.clock import FAILURES
 from benchmarks.gpu.context import Context
 from benchmarks.gpu.errors import (
     FAIL,
@@ -27,8 +28,9 @@ from benchmarks.gpu.errors import (
     error_of,
     verdict,
 )
+from benchmarks.gpu.exact import compile_in_float64, in_float64
 from benchmarks.gpu.record import Record
-from benchmarks.gpu.sizes import Experts
+from benchmarks.gpu.sizes import Experts, Sizes
 from cartesian_moe_jax.kernels import grouped_feed_forward
 from cartesian_moe_jax.kernels.activations import get_activation
 from cartesian_moe_jax.kernels.blocks import LegShape
@@ -37,45 +39,83 @@ from cartesian_moe_jax.kernels.composed import composed_feed_forward, is_live
 from cartesian_moe_jax.kernels.leg_trials import (
     Operands,
     Run,
+    compile_run,
     feed_forward_legs,
     group_sizes,
     operands,
     run_of,
 )
 from cartesian_moe_jax.kernels.plain import PLAIN
-from cartesian_moe_jax.kernels.tuning import choices, compile_choice, described, one_line
+from cartesian_moe_jax.kernels.timings import Choice
+from cartesian_moe_jax.kernels.tuning import (
+    THREADS,
+    choices,
+    compile_choice,
+    described,
+    one_line,
+)
+
+EXPERTS = ("output", "d rows", "d gate", "d up", "d down")
+"""What whole experts compute."""
+Finish = Callable[[Record], None]
+"""Checks what was compiled for it."""
 
 
 def run(context: Context) -> None:
-    """Check legs, experts and attention."""
-    sizes, record = context.sizes, context.record
+    """Check legs, experts and attention, in this order; what is checked later compiles beside."""
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        for finish in list(_begin(context.sizes, pool)):
+            finish(context.record)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin(sizes: Sizes, pool: Executor) -> Iterator[Finish]:
     for index, experts in enumerate(sizes.checked):
         for shape in feed_forward_legs(*experts, sizes.dtype):
-            check_leg(shape, record, every_block=not index)
-        check_experts(experts, sizes.dtype, record)
+            yield begin_leg(pool, shape, every_block=not index)
+        yield begin_experts(pool, experts, sizes.dtype)
     for experts in sizes.checked_float32:
         for shape in feed_forward_legs(*experts, "float32"):
-            check_leg(shape, record)
+            yield begin_leg(pool, shape)
     for heads in sizes.attentions:
-        parity_attention.check(heads, sizes.dtype, record)
+        yield parity_attention.begin(pool, heads, sizes.dtype)
 
 
-def check_leg(shape: LegShape, record: Record, *, every_block: bool = False) -> None:
-    """Check the choices of a leg on all kinds of groups; of our blocks the default one or all."""
-    arguments = operands(shape)
+def begin_leg(pool: Executor, shape: LegShape, *, every_block: bool = False) -> Finish:
+    """Compile the choices of a leg, of our blocks the default one or all; return what checks them.
+
+    All are checked on the first kind of groups, one of every backend on the others.
+    """
+    arguments = jax.eval_shape(lambda: operands(shape))
     # Foreign kernels round float32, and are not used for it.
     tried = choices(shape, (OURS,) if shape.dtype == "float32" else available())
-    if not every_block:
-        tried = list({choice.backend: choice for choice in reversed(tried)}.values())[::-1]
-    with ThreadPoolExecutor(16) as pool:
-        compiled = list(pool.map(lambda choice: compile_choice(shape, choice, arguments), tried))
-    exact = jax.jit(run_of(shape, PLAIN))
+    tried = tried if every_block else one_of_every_backend(tried)
+    compiled = {choice: pool.submit(compile_choice, shape, choice, arguments) for choice in tried}
+    exact = pool.submit(compile_in_float64, run_of(shape, PLAIN), arguments)
+    return functools.partial(_check_leg, shape, compiled, exact)
+
+
+def one_of_every_backend(tried: Sequence[Choice]) -> list[Choice]:
+    """The first of each."""
+    return list({choice.backend: choice for choice in reversed(tried)}.values())[::-1]
+
+
+def _check_leg(
+    shape: LegShape,
+    compiled: Mapping[Choice, Future[Run | str]],
+    exact: Future[Run],
+    record: Record,
+) -> None:
+    arguments, tried = operands(shape), list(compiled)
     for name, counts in kinds_of_groups(shape).items():
         given = with_groups(shape, arguments, counts)
-        expected = in_float64(exact, given)
-        for choice, leg in zip(tried, compiled, strict=True):
-            error = _checked(leg, given, expected, shape)
+        expected = in_float64(exact.result(), given)
+        for choice in tried:
+            error = _checked(compiled[choice].result(), given, expected, shape)
             _add(record, shape, name, described(choice), choice.backend in CANDIDATES, error)
+        tried = one_of_every_backend(tried)
 
 
 def kinds_of_groups(shape: LegShape) -> Mapping[str, Int[Array, "experts"]]:
@@ -104,17 +144,6 @@ def with_groups(shape: LegShape, arguments: Operands, counts: Int[Array, "expert
     return (*spoilt[:2], counts, *spoilt[3:])
 
 
-def in_float64(function: Run, arguments: Operands) -> Any:
-    """The function's result, computed in float64 of operands that are cast up."""
-    with jax.enable_x64(True):
-
-        def wide(array: Array) -> Array:
-            floating = jnp.issubdtype(array.dtype, jnp.floating)
-            return array.astype(jnp.float64) if floating else array
-
-        return jax.block_until_ready(function(*jax.tree.map(wide, arguments)))
-
-
 def _checked(run: Run | str, given: Operands, expected: Any, shape: LegShape) -> Error | str:
     if isinstance(run, str):
         return run
@@ -141,21 +170,35 @@ def _add(
         record.add(**found, **verdict(error, tolerance))
 
 
-def check_experts(experts: Experts, dtype: str, record: Record) -> None:
-    """Check whole experts, as models run them: the output and all gradients."""
+def begin_experts(pool: Executor, experts: Experts, dtype: str) -> Finish:
+    """Compile whole experts, as models run them; return what checks output and gradients."""
     setting = Setting(experts.rows // 2, 2, experts.d_model, dtype, "auto", 0)
-    arguments = make_arguments(setting, min(experts.experts, 64), experts.d_expert)
     ours = functools.partial(grouped_feed_forward, activation="swiglu")
+
+    def make() -> Operands:
+        return make_arguments(setting, min(experts.experts, 64), experts.d_expert)
 
     def plain(rows: Any, counts: Any, weights: Any) -> Any:
         return composed_feed_forward(PLAIN, rows, counts, weights, get_activation("swiglu"))
 
-    exact = in_float64(jax.jit(functools.partial(forward_and_backward, plain)), arguments)
-    result = jax.jit(functools.partial(forward_and_backward, ours))(*arguments)
-    names = ("output", "d rows", "d gate", "d up", "d down")
-    for name, error in zip(names, _errors(result, exact), strict=True):
-        found = {"what": f"experts: {name}", **experts._asdict(), "by": "auto", "dtype": dtype}
-        record.add(**found, **verdict(error, IN_A_ROW * TOLERANCES[dtype, dtype]))
+    right, tried = (functools.partial(forward_and_backward, form) for form in (plain, ours))
+    shapes = jax.eval_shape(make)
+    exact = pool.submit(compile_in_float64, right, shapes)
+    compiled = pool.submit(compile_run, tried, shapes)
+
+    def finish(record: Record) -> None:
+        arguments, found = make(), {**experts._asdict(), "by": "auto", "dtype": dtype}
+        expected = in_float64(exact.result(), arguments)
+        try:
+            errors = list(_errors(compiled.result()(*arguments), expected))
+        except FAILURES as error:
+            record.add(what="experts", **found, result=FAIL, reason=one_line(error))
+            return
+        limit = IN_A_ROW * TOLERANCES[dtype, dtype]
+        for name, error in zip(EXPERTS, errors, strict=True):
+            record.add(what=f"experts: {name}", **found, **verdict(error, limit))
+
+    return finish
 
 
 def _errors(results: Any, exact: Any) -> Iterator[Error]:

@@ -2,16 +2,20 @@
 
 import functools
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from benchmarks.gpu.clock import FAILURES
 from benchmarks.gpu.errors import FAIL, IN_A_ROW, TOLERANCES, error_of, verdict
+from benchmarks.gpu.exact import compile_in_float64, in_float64
 from benchmarks.gpu.record import Record
 from benchmarks.gpu.sizes import Heads
 from cartesian_moe_jax.kernels.causal_attention import ATTENTIONS, best_causal_attention
+from cartesian_moe_jax.kernels.leg_trials import Run, compile_run
 from cartesian_moe_jax.kernels.tuning import one_line
 
 Attend = Callable[..., Float[Array, "batch seq heads d_head"]]
@@ -30,22 +34,31 @@ def plain_attention(
     return exact("bhqk,bkhd->bqhd", jax.nn.softmax(scores, axis=-1), value)
 
 
-def check(heads: Heads, dtype: str, record: Record) -> None:
-    """Check the output and the three gradients of the best kernel here, and of XLA's own."""
-    keys = jax.random.split(jax.random.key(0), 4)
-    arguments = tuple(jax.random.normal(key, heads, dtype) for key in keys)
-    with jax.enable_x64(True):
-        wide = tuple(jnp.asarray(a, jnp.float64) for a in arguments)
-        exact = jax.jit(functools.partial(with_gradients, plain_attention))(*wide)
+def begin(pool: Executor, heads: Heads, dtype: str) -> Callable[[Record], None]:
+    """Compile the best kernel here, and XLA's own; return what checks outputs and gradients."""
+    shapes = (jax.ShapeDtypeStruct(heads, jnp.dtype(dtype)),) * 4
     best = best_causal_attention(jnp.dtype(dtype), heads.d_head)
     name = next(name for name, known in ATTENTIONS.items() if known is best)
-    for by, attend in {name: best.run, "xla": ATTENTIONS["xla"].run}.items():
-        found = {**heads._asdict(), "by": by, "dtype": dtype}
-        try:
-            results = jax.jit(functools.partial(with_gradients, attend))(*arguments)
-            _compare(record, found, results, exact)
-        except (jax.errors.JaxRuntimeError, ValueError, NotImplementedError) as error:
-            record.add(what="attention", **found, result=FAIL, reason=one_line(error))
+    forms = {name: best.run, "xla": ATTENTIONS["xla"].run}
+
+    def submit(compile_: Callable[..., Run], attend: Attend) -> Future[Run]:
+        return pool.submit(compile_, functools.partial(with_gradients, attend), shapes)
+
+    exact = submit(compile_in_float64, plain_attention)
+    compiled = {by: submit(compile_run, attend) for by, attend in forms.items()}
+
+    def finish(record: Record) -> None:
+        keys = jax.random.split(jax.random.key(0), 4)
+        arguments = tuple(jax.random.normal(key, heads, dtype) for key in keys)
+        expected = in_float64(exact.result(), arguments)
+        for by, program in compiled.items():
+            found = {**heads._asdict(), "by": by, "dtype": dtype}
+            try:
+                _compare(record, found, program.result()(*arguments), expected)
+            except FAILURES as error:
+                record.add(what="attention", **found, result=FAIL, reason=one_line(error))
+
+    return finish
 
 
 def with_gradients(attend: Attend, *arguments: Float[Array, "batch seq heads d_head"]) -> Any:

@@ -32,16 +32,16 @@ PARTS: Mapping[str, Part] = MappingProxyType(
         "trial": Part("whether the Hopper kernels end, and are right", 45, tries="hopper"),
         "parity": Part("what kernels compute, against float64", 80),
         "peaks": Part("the machine's own rates", 25),
-        "legs": Part("each leg of grouped matmuls by every choice", 130, resumes=True),
-        "layer": Part("experts and whole layers, forward and backward", 70),
-        "step": Part("a training step", 80),
+        "legs": Part("each leg of grouped matmuls by every choice", 90, resumes=True),
+        "layer": Part("experts and whole layers, forward and backward", 110),
+        "step": Part("a training step", 85),
         "pytorch": Part(
             "layers, forward and backward and in decoding, against PyTorch's",
-            70,
+            95,
             # PyTorch needs its share of the same memory.
             environment=MappingProxyType({"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}),
         ),
-        "decode": Part("a token of text from a model", 40),
+        "decode": Part("a token of text from a model", 45),
     }
 )
 

@@ -28,6 +28,9 @@ from cartesian_moe_jax.kernels.triton import triton_matmul
 TRIED = {**LEG_BACKENDS, OURS: functools.partial(triton_matmul, in_place=False)}
 """The backends as they are measured: again and again, on operands that must stay."""
 
+THREADS = min(16, os.cpu_count() or 1)
+"""That compile at once."""
+
 TOLERANCE = 2e-2
 """Of a result, relative to that of the plain loop: both round to bfloat16."""
 
@@ -63,7 +66,7 @@ def measure(shape: LegShape, backends: Sequence[str]) -> tuple[list[Timing], lis
     What a choice computes is compared with the plain loop: a wrong one is a failure.
     """
     arguments, tried = operands(shape), choices(shape, backends)
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         compiled = list(pool.map(lambda choice: compile_choice(shape, choice, arguments), tried))
     expected = jax.jit(run_of(shape, PLAIN))(*arguments)
     timings, failures = [], []
