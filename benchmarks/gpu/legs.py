@@ -22,7 +22,7 @@ from cartesian_moe_jax.kernels.composed import GroupedMatmul, forward_by, to_row
 from cartesian_moe_jax.kernels.leg_trials import feed_forward_legs, operands, operations, run_of
 from cartesian_moe_jax.kernels.ragged import RAGGED
 from cartesian_moe_jax.kernels.timings import Timing
-from cartesian_moe_jax.kernels.tuning import described, measure, merged
+from cartesian_moe_jax.kernels.tuning import Failure, described, measure, merged
 from cartesian_moe_jax.paths import write_atomically
 from cartesian_moe_jax.platform import device_kind
 
@@ -49,36 +49,77 @@ DENSE = GroupedMatmul(forward_by(_multiply), to_rows_by(_multiply), _to_weights)
 """The dense twin: all rows with the first expert's weights."""
 
 
+FIRST = 3
+"""Sizes that are measured before anything is timed that XLA expands: those of the other parts."""
+
+
 def run(context: Context) -> None:
     """Measure every leg that is not yet in the record."""
-    sizes, record = context.sizes, context.record
-    own = kept.users_file(device_kind())
-    own.parent.mkdir(parents=True, exist_ok=True)
-    files = own, context.folder / kept.file_name(device_kind())
-    # Only what is in the record too: what lies there may be of other kernels.
-    known = {LegShape(*(m[f] for f in LegShape._fields)) for m in record.measurements}
-    found = [t for t in (kept.read(own) if own.is_file() else ()) if t.shape in known]
-    dense = functools.cache(functools.partial(_by, context, DENSE))
-    noted: set[str] = set()
-    ragged = set(_legs(sizes.ragged_legs, sizes.dtype))
-    for shape in dict.fromkeys(_legs(sizes.legs, sizes.dtype)):
-        if shape in known:
-            continue
-        new, failures = measure(shape, available())
-        found += new
-        for file in files:
-            write_atomically(file, kept.as_json(merged((), found)))
-        for failure in failures:
-            if failure.line() not in noted:
-                record.note(f"{failure.line()}, at {' '.join(map(str, shape))} and maybe others")
-            noted.add(failure.line())
-        record.add(**shape._asdict(), **_best(context, shape, new))
-        record.extend(**_prefixed("dense", dense(shape._replace(experts=1))))
-        if shape in ragged:
-            # Last: should its memory end this process, the rest is known, and not tried again.
-            record.extend(**_prefixed("ragged", _by(context, RAGGED, shape)))
+    sizes = context.sizes
+    first, every = (list(_legs(grid, sizes.dtype)) for grid in (sizes.legs[:FIRST], sizes.legs))
+    tuned = _Tuned(context)
+    for shape in first:
+        tuned.measure(shape)
+    for shape in _legs(sizes.ragged_legs, sizes.dtype):
+        _expand(context, shape)
+    for shape in every:
+        tuned.measure(shape)
     if "tokamax_triton" not in available():
-        record.note("tokamax is not installed: its kernels are not measured")
+        context.record.note("tokamax is not installed: its kernels are not measured")
+
+
+class _Tuned:
+    """The timings that choices are read from, in the user's file and in the folder."""
+
+    def __init__(self, context: Context):
+        self.context = context
+        own = kept.users_file(device_kind())
+        own.parent.mkdir(parents=True, exist_ok=True)
+        self.files = own, context.folder / kept.file_name(device_kind())
+        # Only what is in the record too: what lies there may be of other kernels.
+        self.known = set(_known(context))
+        self.found = [t for t in (kept.read(own) if own.is_file() else ()) if t.shape in self.known]
+        self.dense = functools.cache(functools.partial(_by, context, DENSE))
+        self.noted: set[str] = set()
+
+    def measure(self, shape: LegShape) -> None:
+        """Measure all choices of a leg and its dense twin, unless that was done."""
+        if shape in self.known:
+            return
+        new, failures = measure(shape, available())
+        self.found += new
+        for file in self.files:
+            write_atomically(file, kept.as_json(merged((), self.found)))
+        for failure in failures:
+            self.note(failure)
+        self.context.record.add(**shape._asdict(), **_best(self.context, shape, new))
+        self.context.record.extend(**_prefixed("dense", self.dense(shape._replace(experts=1))))
+        self.known.add(shape)
+
+    def note(self, failure: Failure) -> None:
+        """Keep a line about what failed, once."""
+        line, shape = failure.line(), " ".join(map(str, failure.shape))
+        if line not in self.noted:
+            self.context.record.note(f"{line}, at {shape} and maybe others")
+        self.noted.add(line)
+
+
+def _known(context: Context) -> list[LegShape]:
+    measurements = context.record.measurements
+    return [LegShape(*(m[field] for field in LegShape._fields)) for m in measurements]
+
+
+def _expand(context: Context, shape: LegShape) -> None:
+    """Time `ragged_dot` for a leg that has been measured, unless that was tried."""
+    index = _known(context).index(shape)
+    measurement = context.record.measurements[index]
+    if any(name.startswith("ragged_") for name in measurement):
+        return
+    # Should its memory end this process, it is not tried again.
+    context.record.extend(index, ragged_none="it ended the process")
+    found = _by(context, RAGGED, shape)
+    del measurement["ragged_none"]
+    context.record.extend(index, **_prefixed("ragged", found))
 
 
 def _legs(grid: Any, dtype: str) -> Iterator[LegShape]:

@@ -33,9 +33,9 @@ class Record:
         self.measurements.append({})
         self.extend(**measurement)
 
-    def extend(self, **more: Any) -> None:
-        """Add to the last measurement."""
-        self.measurements[-1] |= {name: _plain(value) for name, value in more.items()}
+    def extend(self, index: int = -1, /, **more: Any) -> None:
+        """Add to a measurement, the last if no other is meant."""
+        self.measurements[index] |= {name: _plain(value) for name, value in more.items()}
         self._write()
 
     def note(self, line: str) -> None:

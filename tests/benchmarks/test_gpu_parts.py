@@ -154,13 +154,38 @@ def test_legs_are_timed_once_and_kept_as_timings(context, monkeypatch):
     assert timings.read(own) == written
 
 
+def test_what_xla_expands_comes_after_what_others_need_and_is_tried_once(context, monkeypatch):
+    """As on a GPU whose memory it takes, with all of the process."""
+    grids = [sizes.Experts(64, experts, 64, 64) for experts in (2, 4, 8, 16)]
+    small = dataclasses.replace(context.sizes, legs=tuple(grids))
+    context = context._replace(sizes=small)
+    monkeypatch.setattr(legs, "measure", lambda shape, _: ([], []))
+
+    def by(_, matmul, shape):
+        if matmul is legs.RAGGED:
+            raise SystemExit
+        return {"ms": 1.0}
+
+    monkeypatch.setattr(legs, "_by", by)
+    expanded = small.ragged_legs
+    assert expanded == (grids[1],)
+    for ended in range(5):
+        with pytest.raises(SystemExit):
+            legs.run(context)
+        found = context.record.measurements
+        assert {m["experts"] for m in found} == {2, 4, 8}, "the fourth comes after"
+        assert sum("ragged_none" in m for m in found) == ended + 1
+    legs.run(context)
+    assert {m["experts"] for m in context.record.measurements} == {2, 4, 8, 16}
+
+
 def test_the_full_grid_holds_what_tune_measures_and_the_important_first():
     from cartesian_moe_jax.kernels.tune_command import Grid
 
     measured = set(legs._legs(FULL.legs, FULL.dtype))
     own = set(feed_forward_legs(65536, 16, 768, 1536, "bfloat16"))  # of the training step
     assert measured == set(Grid().shapes()) | own
-    assert set(FULL.ragged_legs) <= set(FULL.legs)
+    assert set(FULL.ragged_legs) <= set(FULL.legs[: legs.FIRST])
     assert FULL.legs[0] == sizes.Experts(32768, 64, 2048, 1024)
 
 
