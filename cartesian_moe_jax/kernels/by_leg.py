@@ -67,7 +67,7 @@ def choose(shape: LegShape, backends: Sequence[str]) -> Choice:
 
 
 def default(shape: LegShape, backends: Sequence[str]) -> Choice:
-    """Hopper's own kernels, which were the fastest at every shape on an H200; else Triton's.
+    """Hopper's own kernels, the fastest at every shape measured on an H200; else Triton's.
 
     Also where experts have so few rows that Triton takes low tiles: Hopper's would be empty.
     """
