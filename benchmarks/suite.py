@@ -58,7 +58,8 @@ def run_part(name: str, command: Sequence[str], folder: Path) -> str:
     print(done.stdout, end="", flush=True)
     said = done.stdout if not done.returncode else f"failed with exit status {done.returncode}\n"
     title = f"`python -m benchmarks {' '.join(command)}`, {time.monotonic() - start:.0f} s"
-    return f"## {name}\n\n{title}\n\n```\n{said}```\n"
+    picture = f"\n![{name}]({name}.svg)\n" if (folder / f"{name}.svg").exists() else ""
+    return f"## {name}\n\n{title}\n\n```\n{said}```\n{picture}"
 
 
 def ratios(folder: Path) -> Iterator[tuple[str, str, float]]:
@@ -66,13 +67,13 @@ def ratios(folder: Path) -> Iterator[tuple[str, str, float]]:
     layer = _read(folder / "layer.json")
     for record in layer.get("experts", []):
         if "experts" in record["name"]:
-            yield "experts: time / dense twin", record["name"], record["ratio_to_dense_twin"]
+            yield "experts: time / dense twin (lower is better)", record["name"], record["ratio_to_dense_twin"]
     groups: dict[str, list[float]] = {}
     for part in PYTORCH:
         for record in _read(folder / f"{part}.json").get("measurements", []):
             groups.setdefault(record["group"], []).append(record["median_ms"])
     for group, (ours, *theirs) in groups.items():
-        yield "the fastest of PyTorch's: time / ours", group, min(theirs) / ours
+        yield "the fastest of PyTorch's: time / ours (higher is better)", group, min(theirs) / ours
 
 
 def draw(bars: Sequence[tuple[str, str, float]], path: Path) -> None:
