@@ -67,7 +67,11 @@ def ratios(folder: Path) -> Iterator[tuple[str, str, float]]:
     layer = _read(folder / "layer.json")
     for record in layer.get("experts", []):
         if "experts" in record["name"]:
-            yield "experts: time / dense twin (lower is better)", record["name"], record["ratio_to_dense_twin"]
+            yield (
+                "experts: time / dense twin (lower is better)",
+                record["name"],
+                record["ratio_to_dense_twin"],
+            )
     groups: dict[str, list[float]] = {}
     for part in PYTORCH:
         for record in _read(folder / f"{part}.json").get("measurements", []):
