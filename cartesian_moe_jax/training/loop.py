@@ -22,6 +22,7 @@ from cartesian_moe_jax.runs.compilation_cache import use_compilation_cache
 from cartesian_moe_jax.runs.directory import RunDirectory
 from cartesian_moe_jax.runs.together import begin, require_one_run
 from cartesian_moe_jax.training.interruption import StopRequest
+from cartesian_moe_jax.training.notes import notes
 from cartesian_moe_jax.training.recorder import Recorder
 from cartesian_moe_jax.training.result import make_result
 from cartesian_moe_jax.training.state import TrainState
@@ -105,7 +106,7 @@ def prepare(config: Config, tokenizer: Tokenizer) -> PreparedData:
     """
     folder = str(cache_folder(config.data.cache_dir, "data"))
     data = prepare_data(config.data, tokenizer, folder, show=is_first())
-    say("\n".join(data.lines()), error=True)
+    say("\n".join([*data.lines(), *notes(config, data)]), error=True)
     return data
 
 
