@@ -1,8 +1,8 @@
 """The methods at matched budgets: --config=configs/study.py:PRESET for the verb `study`.
 
 PRESET is smoke (three minutes on 2 cores), cpu (two hours per seed on 2 cores) or gpu (25 minutes
-on one H200). Name the corpus and its tokenizer: --config.data.corpus=text:... and so on; without,
-it is the sources of Python, as bytes.
+on one H200, by an estimate). Name the corpus and its tokenizer: --config.data.corpus=text:... and
+so on; without, it is the sources of Python, as bytes.
 
 PRESET,METHOD is the model of one method alone, of matching width, for train.py and `budget`.
 METHOD may change fields, as in cartesian+model.moe.sublayers=3.
