@@ -10,25 +10,35 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cartesian_moe_jax.api import (
+        LAYOUTS,
         CartesianProductLayer,
         Config,
         LanguageModel,
+        Layout,
+        RouterContext,
         RoutingStats,
         SubLayerShape,
         TrainedModel,
         UserError,
         load,
+        make_mesh,
+        placed,
     )
 
 __all__ = [
+    "LAYOUTS",
     "CartesianProductLayer",
     "Config",
     "LanguageModel",
+    "Layout",
+    "RouterContext",
     "RoutingStats",
     "SubLayerShape",
     "TrainedModel",
     "UserError",
     "load",
+    "make_mesh",
+    "placed",
 ]
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from cartesian_moe_jax.config import Config
+from cartesian_moe_jax.config import Config, ParallelConfig
 from cartesian_moe_jax.data.tokenizers import Tokenizer, build_tokenizer
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.evaluation.generation import Writer
@@ -19,27 +20,41 @@ from cartesian_moe_jax.interop.tokenizer_files import find_tokenizer
 from cartesian_moe_jax.models.build import abstract_model
 from cartesian_moe_jax.models.in_use import narrowed
 from cartesian_moe_jax.models.language_model import LanguageModel
-from cartesian_moe_jax.models.parameters import with_parameters
+from cartesian_moe_jax.models.parameters import placed, with_parameters
 from cartesian_moe_jax.models.vocabulary import with_vocabulary
 from cartesian_moe_jax.moe.cartesian import CartesianProductLayer
-from cartesian_moe_jax.moe.routing import RoutingStats
+from cartesian_moe_jax.moe.routing import RouterContext, RoutingStats
 from cartesian_moe_jax.moe.shape import SubLayerShape
-from cartesian_moe_jax.parallel.layouts import LAYOUTS
-from cartesian_moe_jax.parallel.mesh import single_device_mesh
+from cartesian_moe_jax.parallel import mesh as meshes
+from cartesian_moe_jax.parallel.layouts import LAYOUTS, Layout
 from cartesian_moe_jax.paths import as_path
 from cartesian_moe_jax.runs.directory import RunDirectory
 from cartesian_moe_jax.runs.parameters import load_run
 
 __all__ = [
+    "LAYOUTS",
     "CartesianProductLayer",
     "Config",
     "LanguageModel",
+    "Layout",
+    "RouterContext",
     "RoutingStats",
     "SubLayerShape",
     "TrainedModel",
     "UserError",
     "load",
+    "make_mesh",
+    "placed",
 ]
+
+
+def make_mesh(*, data: int = -1, fsdp: int = 1, expert: int = 1, tensor: int = 1) -> Mesh:
+    """Return a mesh of all devices, to be put in force by ``jax.set_mesh``.
+
+    The sizes are numbers of devices; that of one axis may be -1, for those that are left. The
+    batch is split over the first three. Raises UserError if they don't fit.
+    """
+    return meshes.make_mesh(ParallelConfig(data=data, fsdp=fsdp, expert=expert, tensor=tensor))
 
 
 class TrainedModel:
@@ -148,7 +163,7 @@ def load(
 def _load_official(folder: Path, step: int | None, setting: str) -> TrainedModel:
     if step:
         raise UserError(f"step={step} has no checkpoint in {folder}: it holds one, of step 0")
-    config, parameters = read_model(folder, single_device_mesh())
+    config, parameters = read_model(folder, meshes.single_device_mesh())
     tokenizer = find_tokenizer(folder, setting)
     if tokenizer is not None:
         config = with_vocabulary(config, tokenizer.vocab_size)

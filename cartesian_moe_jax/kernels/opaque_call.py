@@ -8,7 +8,7 @@ import jax
 # No public switch turns the check off for a part of a shard_map.
 from jax._src.config import _check_vma as _check_varying
 from jax.extend.core import Primitive
-from jax.interpreters import mlir
+from jax.interpreters import batching, mlir
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Num
 
@@ -27,7 +27,8 @@ def opaque_call(
 
     Pallas kernels do not say over which mesh axes their results vary, and `jax.shard_map` refuses
     such ones while it checks. So the call stays one opaque operation until it is lowered, where
-    nothing is left to check. It has no gradient, and no vmap: use it inside of a custom gradient.
+    nothing is left to check. It has no gradient: use it inside of a custom one. Under vmap it runs
+    once for each element, one after the other.
     """
     settings_of = tuple(settings.items())
     return tuple(_call.bind(*arrays, kernel=kernel, results=results, settings=settings_of))
@@ -56,6 +57,16 @@ def _run(
     *arrays: Num[Array, "..."], kernel: Kernel, results: Results, settings: Settings
 ) -> list[Num[Array, "..."]]:
     return _call.bind(*arrays, kernel=kernel, results=results, settings=settings)
+
+
+def _one_by_one(arrays, dims, **parameters):
+    size = next(a.shape[d] for a, d in zip(arrays, dims, strict=True) if d is not None)
+    stacked = [batching.bdim_at_front(a, d, size) for a, d in zip(arrays, dims, strict=True)]
+    results = jax.lax.map(lambda each: _call.bind(*each, **parameters), stacked)
+    return results, [0] * len(results)
+
+
+batching.primitive_batchers[_call] = _one_by_one
 
 
 def _unchecked(

@@ -77,6 +77,16 @@ def parameter_shardings(
     }
 
 
+def placed(module: Model, layout: Layout) -> Model:
+    """Return the module with its parameters on the devices of the mesh in force, by the layout.
+
+    ``module`` is a model, or a layer of one. Raises UserError if the layout does not fit it.
+    """
+    parameters = named_parameters(module)
+    where = parameter_shardings(parameters, layout, jax.sharding.get_mesh())
+    return with_parameters(module, jax.device_put(parameters, where))
+
+
 def _name(path: tuple[Any, ...]) -> str:
     """Turn a key path such as ``.norms[0].gain.value`` into ``norms/0/gain``."""
     return "/".join(re.findall(r"\w+", jax.tree_util.keystr(path).removesuffix(".value")))

@@ -42,13 +42,18 @@ class CartesianProductLayer(nnx.Module):
         self.sublayers = nnx.List([MoESubLayer(s, layout=layout, rngs=rngs) for s in shapes])
 
     def __call__(
-        self, h: Float[Array, "tokens d_model"], context: RouterContext = NO_CONTEXT
-    ) -> tuple[Float[Array, "tokens d_model"], RoutingStats]:
-        """Return the residual stream behind the layer, and statistics stacked [sublayers, ...]."""
+        self, h: Float[Array, "*batch d_model"], context: RouterContext = NO_CONTEXT
+    ) -> tuple[Float[Array, "*batch d_model"], RoutingStats]:
+        """Return the residual stream behind the layer, and statistics stacked [sublayers, ...].
+
+        On several devices under ``jax.set_mesh`` of a mesh that ``make_mesh`` made; UserError if
+        the tokens do not divide among them.
+        """
+        batch, h = h.shape, h.reshape(-1, h.shape[-1])
         all_stats = []
         contexts = per_sublayer(context, len(self.sublayers))
         for sublayer, norm, context in zip(self.sublayers, self.norms, contexts, strict=True):
             update, stats = sublayer(norm(h), context)
             h = h + update
             all_stats.append(stats)
-        return h, jax.tree.map(lambda *s: jnp.stack(s), *all_stats)
+        return h.reshape(batch), jax.tree.map(lambda *s: jnp.stack(s), *all_stats)

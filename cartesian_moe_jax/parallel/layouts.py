@@ -1,6 +1,7 @@
 """A layout is a value: which mesh axis splits each logical axis, and how tokens reach experts."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -32,6 +33,11 @@ class Layout:
 
     def __post_init__(self):
         object.__setattr__(self, "rules", MappingProxyType(dict(self.rules)))
+
+    def __reduce__(self):
+        # A read-only view of a dict can be neither copied nor pickled.
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return functools.partial(Layout, **fields | {"rules": dict(self.rules)}), ()
 
     def __hash__(self):
         rules = frozenset(self.rules.items())

@@ -74,9 +74,24 @@ def single_device_mesh() -> Mesh:
 
 
 def current_mesh() -> Mesh | AbstractMesh:
-    """Return the mesh of the enclosing ``jax.set_mesh``, or a mesh of one device without one."""
+    """Return the mesh of the enclosing ``jax.set_mesh``, or a mesh of one device without one.
+
+    Raises UserError for a mesh that is not like those of ``make_mesh``.
+    """
     mesh = jax.sharding.get_abstract_mesh()
-    return single_device_mesh() if mesh.empty else mesh
+    if mesh.empty:
+        return single_device_mesh()
+    if missing := [axis for axis in AXES if axis not in mesh.shape]:
+        raise UserError(
+            f"the mesh in force has the axes {', '.join(mesh.axis_names) or 'none'} and lacks "
+            f"{', '.join(missing)}: make it by cartesian_moe_jax.make_mesh"
+        )
+    if mesh.explicit_axes:
+        raise UserError(
+            f"the mesh in force has the explicit axes {', '.join(mesh.explicit_axes)}: they must "
+            "be automatic, as those of cartesian_moe_jax.make_mesh"
+        )
+    return mesh
 
 
 def batch_parts(mesh: Mesh | AbstractMesh) -> int:
@@ -113,8 +128,8 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 def over_batch(x: Shaped[Array, "batch ..."]) -> Shaped[Array, "batch ..."]:
     """Return x, split along its first axis as the batch is and whole along the others."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1 or x.shape[0] % batch_parts(mesh):
+    mesh = current_mesh()
+    if mesh.size == 1 or x.shape[0] % batch_parts(mesh):
         return x
     return jax.lax.with_sharding_constraint(x, BATCH)
 
