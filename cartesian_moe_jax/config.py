@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cartesian_moe_jax.errors import UserError
+from cartesian_moe_jax.relations import relations
 from cartesian_moe_jax.settings import (
     Check,
     above,
@@ -109,7 +110,9 @@ class ModelConfig:
     init_std: float = setting(0.01, "Standard deviation of all initial weights.", above(0))
     compute_dtype: str = setting(
         "auto",
-        "Of activations and matmuls: auto is bfloat16 on accelerators, float32 on CPU.",
+        "Of activations and matmuls: auto is bfloat16 on accelerators, float32 on CPU. There "
+        "float32 products have jax's default precision, but for routers and experts: for all bits "
+        "set JAX_DEFAULT_MATMUL_PRECISION=float32.",
         one_of("auto", "float32", "bfloat16"),
     )
     remat: str = setting(
@@ -349,44 +352,7 @@ class Config:
 def read(values: Mapping[str, Any]) -> Config:
     """Build and check a Config from nested dicts; raises UserError with one line."""
     config = from_dict(Config, values)
-    for holds, line in _relations(config):
+    for holds, line in relations(config):
         if not holds:
             raise UserError(line)
     return config
-
-
-def _relations(c: Config) -> list[tuple[bool, str]]:
-    """List what must hold between fields, each with the line that says so when it does not."""
-    m, moe, t = c.model, c.model.moe, c.training
-    return [
-        (
-            moe.top_k <= moe.num_experts,
-            f"config.model.moe.top_k={moe.top_k} is not allowed: at most "
-            f"config.model.moe.num_experts={moe.num_experts}",
-        ),
-        (
-            max(moe.without_shared_expert(), default=0) < moe.sublayers,
-            f"config.model.moe.shared_expert_not_in={moe.shared_expert_not_in!r} is not allowed: "
-            f"sub-layers are 0 to config.model.moe.sublayers - 1 = {moe.sublayers - 1}",
-        ),
-        (
-            moe.offset < max(moe.interval, 1),
-            f"config.model.moe.offset={moe.offset} is not allowed: below "
-            f"config.model.moe.interval={moe.interval}",
-        ),
-        (
-            m.d_model % (2 * m.num_heads) == 0,
-            f"config.model.num_heads={m.num_heads} is not allowed: config.model.d_model="
-            f"{m.d_model} must be an even multiple of it (rotary positions turn pairs)",
-        ),
-        (
-            t.batch_size % t.accumulate == 0,
-            f"config.training.batch_size={t.batch_size} is not allowed: a multiple of "
-            f"config.training.accumulate={t.accumulate}",
-        ),
-        (
-            sum(c.profile_window() or (0, 0)) <= t.steps + 1,
-            f"config.profile={c.profile!r} is not allowed: it ends behind "
-            f"config.training.steps={t.steps}",
-        ),
-    ]

@@ -1,4 +1,4 @@
-"""A minute and a half on 2 cores: a small CartesianMoE on the sources of Python's standard library."""
+"""A minute and a half on 2 cores: a small CartesianMoE on Python's standard library."""
 
 from ml_collections import ConfigDict
 

@@ -33,6 +33,14 @@ from tests import tiny
         ),
         ({"model": {"moe": {"shared_expert_not_in": "a"}}}, ["shared_expert_not_in='a'", "commas"]),
         ({"model": {"moe": {"offset": 2}}}, ["offset=2", "below", "interval=2"]),
+        (
+            {"model": {"moe": {"shared_expert_not_in": "1", "shared_expert": False}}},
+            ["shared_expert_not_in='1'", "shared_expert=False"],
+        ),
+        (
+            {"model": {"num_layers": 2, "moe": {"first_layer": 1, "offset": 1}}},
+            ["first_layer=1", "offset=1", "num_layers=2", "interval=0"],
+        ),
         ({"parallel": {"expert": -2}}, ["config.parallel.expert=-2", "at least 1"]),
         ({"model": {"compute_dtype": "float16"}}, ["compute_dtype='float16'", "bfloat16"]),
     ],

@@ -20,6 +20,7 @@ FLOORS = {
     "paths": 0,
     "platform": 0,
     "process_memory": 0,
+    "relations": 0,
     "varying": 0,
     "kernels": 1,
     "data": 1,

@@ -10,7 +10,7 @@ from jaxtyping import Array, UInt32
 from cartesian_moe_jax.config import ModelConfig, MoEConfig
 from cartesian_moe_jax.errors import UserError, lookup
 from cartesian_moe_jax.kernels import ACTIVATIONS, BACKENDS
-from cartesian_moe_jax.models.feed_forwards import FEED_FORWARDS
+from cartesian_moe_jax.models.feed_forwards import IN_PLACE_OF_DENSE
 from cartesian_moe_jax.models.language_model import LanguageModel
 from cartesian_moe_jax.models.parameters import named_parameters, parameter_shardings
 from cartesian_moe_jax.models.segment import REMAT
@@ -26,7 +26,7 @@ def build_model(
     lookup(ACTIVATIONS, config.activation, "config.model.activation")
     lookup(REMAT, config.remat, "config.model.remat")
     lookup({"auto": None, **BACKENDS}, config.moe.backend, "config.model.moe.backend")
-    lookup(FEED_FORWARDS, config.moe.layer, "config.model.moe.layer")
+    lookup(IN_PLACE_OF_DENSE, config.moe.layer, "config.model.moe.layer")
     _check_router(config.moe)
     exchange_of(layout)
     return LanguageModel(config, layout=layout, rngs=nnx.Rngs(params=jax.random.key(seed)))
@@ -37,7 +37,7 @@ def _check_router(moe: MoEConfig) -> None:
     learned = router_named(moe.router).learned
     for field in ("balance_loss", "z_loss"):
         value = getattr(moe, field)
-        if value and not learned:
+        if value and moe.interval and not learned:
             raise UserError(
                 f"config.model.moe.{field}={value} is not allowed: 0, since "
                 f"config.model.moe.router={moe.router!r} is not learned"

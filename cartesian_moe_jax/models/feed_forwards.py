@@ -100,7 +100,10 @@ FEED_FORWARDS: Mapping[str, Kind] = {
     "stacked": Kind(StackedLayer, routed=False),
     "cartesian": Kind(cartesian_layer, routed=True),
 }
-"""By the names that models/depth.py and ``config.model.moe.layer`` use."""
+"""By the names that models/depth.py uses."""
+
+IN_PLACE_OF_DENSE = {name: kind for name, kind in FEED_FORWARDS.items() if name != "dense"}
+"""Those that ``config.model.moe.layer`` may name."""
 
 
 def moe_layers(config: ModelConfig) -> list[int]:

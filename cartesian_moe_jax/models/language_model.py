@@ -8,6 +8,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from cartesian_moe_jax.config import ModelConfig
+from cartesian_moe_jax.errors import UserError
+from cartesian_moe_jax.layers.frozen import Frozen
 from cartesian_moe_jax.layers.initializers import normal
 from cartesian_moe_jax.layers.rms_norm import RMSNorm
 from cartesian_moe_jax.models.depth import layer_kinds, segments
@@ -30,7 +32,7 @@ def compute_dtype(name: str) -> jnp.dtype:
     return jnp.dtype(default if name == "auto" else name)
 
 
-def shared_table(config: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Param | None:
+def shared_table(config: ModelConfig, *, rngs: nnx.Rngs) -> Frozen | None:
     """Return the table that routers of all sub-layers read; None if they need none."""
     reads = router_named(config.moe.router).reads_table and not config.moe.table_per_sublayer
     if not (reads and moe_layers(config)):
@@ -48,6 +50,8 @@ class LanguageModel(nnx.Module):
         layout: Layout = LAYOUTS["data"],
         rngs: nnx.Rngs,
     ):
+        if not config.vocab_size:
+            raise UserError("config.model.vocab_size=0 is not allowed here: it needs a tokenizer's")
         self.embedding = normal(rngs, (config.vocab_size, config.d_model), config.init_std)
         self.table = shared_table(config, rngs=rngs)
         shapes = segments(layer_kinds(config.num_layers, config.moe))

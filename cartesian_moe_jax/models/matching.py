@@ -65,6 +65,8 @@ def with_matching_width(config: ModelConfig, budget: Budget) -> ModelConfig:
         return counts.total if routed else counts.active
 
     first, second = counted(1), counted(2)
+    if first == second:
+        raise UserError("no width changes this model's parameters: no layer has the matched form")
     exact = 1 + (wanted - first) / (second - first)
     if exact < 1:
         raise UserError(f"no width gives this model {wanted:,} parameters: the least is {first:,}")

@@ -90,7 +90,13 @@ def method_fields(name: str, plain: PlainLayer) -> Fields:
 
 
 def with_method(config: ModelConfig, name: str, plain: PlainLayer) -> ModelConfig:
-    """Return the config with a method in place of its own; all that methods share stays."""
+    """Return the config with a method in place of its own; all that methods share stays.
+
+    So do the losses that ``hash`` sets to 0. Raises UserError if no layer may be a mixture, which
+    is what ``dense`` leaves.
+    """
     fields = method_fields(name, plain)
+    if not config.moe.interval and "interval" not in fields["moe"]:
+        raise UserError(f"config.model.moe.interval=0 leaves the method {name!r} no layer")
     moe = dataclasses.replace(config.moe, **fields.pop("moe"))
     return dataclasses.replace(config, moe=moe, **fields)

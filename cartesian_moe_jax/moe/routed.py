@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.kernels import FeedForwardWeights
 from cartesian_moe_jax.moe.balance import count_choices
 from cartesian_moe_jax.moe.dispatch import exchange_of
@@ -18,7 +17,7 @@ from cartesian_moe_jax.moe.intervention import swapped
 from cartesian_moe_jax.moe.routing import Routing, Scores
 from cartesian_moe_jax.parallel.axes import AXES, BATCH_AXES, TENSOR
 from cartesian_moe_jax.parallel.layouts import Layout
-from cartesian_moe_jax.parallel.mesh import batch_parts, current_mesh
+from cartesian_moe_jax.parallel.mesh import mesh_for
 from cartesian_moe_jax.varying import vary
 
 
@@ -53,12 +52,7 @@ def run_routed_experts(
     (``train``) it may drop what overflows. ``repetition``: see ``FeedForwardExperts.run``.
     """
     total_tokens, num_experts = x.shape[0], experts.num_experts
-    mesh, exchange = current_mesh(), exchange_of(layout)
-    if total_tokens % batch_parts(mesh):
-        raise UserError(
-            f"{total_tokens} tokens do not divide among {batch_parts(mesh)} devices (mesh axes "
-            f"{', '.join(BATCH_AXES)})"
-        )
+    mesh, exchange = mesh_for(total_tokens), exchange_of(layout)
     if exchange.axis and mesh.shape[exchange.axis] == 1:
         exchange = exchange_of(Layout({}))
     specs = weight_specs(experts.weights(), layout, mesh)

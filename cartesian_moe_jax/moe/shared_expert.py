@@ -31,7 +31,8 @@ class SharedExpert(nnx.Module):
     ) -> Float[Array, "tokens d_model"]:
         """Mix what the routed experts made of x with what the shared expert makes of it.
 
-        In float32, as the router: the gradients of c and a are sums over widths and tokens.
+        In float32, since the gradients of c and a are sums over widths and tokens; the product
+        with A has jax's default precision.
         """
         wide = jnp.float32
         c = jax.nn.softmax(x.astype(wide) @ self.coefficient[...] + self.bias[...], axis=-1)

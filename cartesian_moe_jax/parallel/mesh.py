@@ -99,6 +99,17 @@ def batch_parts(mesh: Mesh | AbstractMesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
+def mesh_for(tokens: int) -> Mesh | AbstractMesh:
+    """Return ``current_mesh``; raises UserError if its devices cannot have as many tokens each."""
+    mesh = current_mesh()
+    if tokens % batch_parts(mesh):
+        raise UserError(
+            f"{tokens} tokens do not divide among {batch_parts(mesh)} devices (mesh axes "
+            f"{', '.join(BATCH_AXES)})"
+        )
+    return mesh
+
+
 def batch_shares(mesh: Mesh) -> list[tuple[int, int]]:
     """Return the shares of the batch that this process's devices hold, each (index, of how many).
 

@@ -1,8 +1,11 @@
 """Hash routing: the token's id decides, by a table that training leaves alone."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -10,6 +13,7 @@ from cartesian_moe_jax.config import OptimizerConfig
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.models.build import abstract_model
 from cartesian_moe_jax.models.parameters import named_parameters
+from cartesian_moe_jax.moe.cartesian import CartesianProductLayer
 from cartesian_moe_jax.moe.routers import Hash
 from cartesian_moe_jax.moe.routers.hash import initial_table
 from cartesian_moe_jax.moe.routing import NO_CONTEXT, RouterContext
@@ -22,6 +26,7 @@ from tests import tiny
 
 FIELDS = {"sublayers": 1, "router": "hash", "balance_loss": 0.0, "backend": "reference"}
 SHAPE = SubLayerShape(8, 4, top_k=2, d_expert=6, router="hash")
+SHAPE_WITH_TABLE = dataclasses.replace(SHAPE, table_rows=12)
 TOKENS = jnp.arange(24, dtype=jnp.int32).reshape(2, 12)
 
 
@@ -84,3 +89,19 @@ def test_training_moves_all_but_the_table_and_the_unused_router(per_sublayer):
     held = {getattr(path[-1], "key", None) for path, _ in paths}
     assert held >= state.parameters.keys() - frozen
     assert not held & frozen
+
+
+def test_an_optimizer_of_parameters_does_not_move_the_table():
+    layer = CartesianProductLayer(SHAPE_WITH_TABLE, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(layer, optax.adamw(0.1), wrt=nnx.Param)
+    before = [np.asarray(s.router.table[...]) for s in layer.sublayers]
+    gate = np.asarray(layer.sublayers[0].experts.gate[...])
+
+    def loss(layer):
+        context = RouterContext(jnp.arange(12, dtype=jnp.int32))
+        return jnp.sum(layer(jnp.ones((12, 8)), context)[0] ** 2)
+
+    optimizer.update(layer, nnx.grad(loss)(layer))
+    for sublayer, table in zip(layer.sublayers, before, strict=True):
+        np.testing.assert_array_equal(sublayer.router.table[...], table)
+    assert np.abs(layer.sublayers[0].experts.gate[...] - gate).max() > 0

@@ -78,6 +78,6 @@ def test_a_mesh_of_another_kind_is_an_error(shape, names, kind, words):
 
 
 def test_tokens_that_do_not_divide_are_an_error():
-    with jax.set_mesh(cmoe.make_mesh(data=2, expert=4)):
-        with pytest.raises(cmoe.UserError, match="30 tokens do not divide among 8 devices"):
-            layer_of()(jnp.ones((30, 16)))
+    words = "30 tokens do not divide among 8 devices"
+    with jax.set_mesh(cmoe.make_mesh(data=2, expert=4)), pytest.raises(cmoe.UserError, match=words):
+        layer_of()(jnp.ones((30, 16)))

@@ -61,13 +61,22 @@ def test_metrics_tell_how_many_experts_top_p_chooses():
     assert metrics["moe/layer0/sublayer0/experts_per_token"] == metrics["experts_per_token"]
 
 
-def test_a_method_leaves_nothing_of_the_one_before_it():
-    for before in METHODS:
-        again = with_method(with_method(BASE, before, PLAIN), "cartesian", PLAIN)
-        losses = {"balance_loss": BASE.moe.balance_loss, "interval": BASE.moe.interval}
-        moe = dataclasses.replace(again.moe, **losses)
-        expected = with_method(BASE, "cartesian", PLAIN)
-        assert dataclasses.replace(again, moe=moe) == expected, before
+@pytest.mark.parametrize("before", [name for name in METHODS if name not in ("dense", "hash")])
+def test_a_method_leaves_nothing_of_the_one_before_it(before):
+    again = with_method(with_method(BASE, before, PLAIN), "cartesian", PLAIN)
+    assert again == with_method(BASE, "cartesian", PLAIN)
+
+
+def test_what_dense_leaves_has_no_layer_for_another_method():
+    dense = with_method(BASE, "dense", PLAIN)
+    assert with_method(dense, "dense", PLAIN) == dense
+    with pytest.raises(UserError, match="interval=0 leaves the method 'cartesian' no layer"):
+        with_method(dense, "cartesian", PLAIN)
+
+
+def test_the_losses_that_hash_cannot_use_stay_off():
+    again = with_method(with_method(BASE, "hash", PLAIN), "cartesian", PLAIN)
+    assert again.moe.balance_loss == 0 != BASE.moe.balance_loss
 
 
 def test_the_stacked_control_is_the_cartesian_layer_with_one_expert():

@@ -6,6 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from cartesian_moe_jax.errors import UserError
+from cartesian_moe_jax.layers.frozen import Frozen
 from cartesian_moe_jax.layers.initializers import normal
 from cartesian_moe_jax.moe.routers.router import Router
 from cartesian_moe_jax.moe.routers.softmax_top_k import choose_top_k
@@ -13,14 +14,14 @@ from cartesian_moe_jax.moe.routing import RouterContext, Routing, Scores
 from cartesian_moe_jax.moe.shape import SubLayerShape
 
 
-def initial_table(rngs: nnx.Rngs, rows: int, num_experts: int) -> nnx.Param:
+def initial_table(rngs: nnx.Rngs, rows: int, num_experts: int) -> Frozen:
     """Return a table whose every row is a random order of 0, 1, ..., experts - 1.
 
     Entries of a row are 1 apart, so no rounding changes a choice, and each expert is as likely as
     any other: the top two weigh 0.73 and 0.27, whatever the token.
     """
     ranks = jnp.broadcast_to(jnp.arange(num_experts, dtype=jnp.float32), (rows, num_experts))
-    return nnx.Param(jax.random.permutation(rngs.params(), ranks, axis=1, independent=True))
+    return Frozen(jax.random.permutation(rngs.params(), ranks, axis=1, independent=True))
 
 
 class Hash(Router):
@@ -35,7 +36,8 @@ class Hash(Router):
     reads_table = True
 
     def __init__(self, shape: SubLayerShape, *, rngs: nnx.Rngs):
-        self.unused = normal(rngs, (shape.d_model, shape.num_experts), shape.init_std)
+        unused = normal(rngs, (shape.d_model, shape.num_experts), shape.init_std)
+        self.unused = Frozen(unused[...])
         rows = shape.table_rows
         self.table = initial_table(rngs, rows, shape.num_experts) if rows else None
         self.top_k = shape.top_k
