@@ -4,7 +4,7 @@ from typing import Any
 
 
 def relations(c: Any) -> list[tuple[bool, str]]:
-    """List what must hold between fields of a ``Config``, each with the line that says so when it does not."""
+    """List what must hold between fields of a ``Config``, and the line that says if it does not."""
     m, moe, t = c.model, c.model.moe, c.training
     return [
         (
