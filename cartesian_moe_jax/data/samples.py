@@ -44,7 +44,8 @@ def _thinned(documents: Documents, rule: SplitRule, group: str, wanted: float) -
     """Yield every n-th block of documents, n such that they have the wanted size."""
     step = BLOCK_ROWS * max(round(len(documents) * documents.bytes_per_row() / wanted), 1)
     for start in range(0, len(documents), step):
-        for own, document in documents.read(start, min(start + BLOCK_ROWS, len(documents))):
-            for split, part in rule.parts(own, document):
+        rows = documents.read(start, min(start + BLOCK_ROWS, len(documents)))
+        for row, (own, document) in enumerate(rows, start):
+            for split, part in rule.parts(own, document, row):
                 if split == SPLITS[0] and group in ("", document.group):
                     yield part.text

@@ -1,6 +1,8 @@
 """Splits: which document, or which part of one, is for training and which for validation."""
 
-from collections.abc import Iterator
+import bisect
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from cartesian_moe_jax.data.documents import Document, Documents
@@ -31,6 +33,26 @@ def cut_at_line_end(text: str, validation_share: float) -> tuple[str, str]:
     return text[:cut], text[cut:]
 
 
+class LongDocument(NamedTuple):
+    """A document in several rows, and where it is cut in two."""
+
+    first: int
+    """Its first row."""
+    at: int
+    """The row that is cut; those before it are training, those behind it validation."""
+    share: float
+    """How much of that row is validation."""
+    last: int
+
+    @classmethod
+    def of(cls, first: int, lengths: Sequence[int], validation_share: float) -> "LongDocument":
+        """Cut rows of these lengths so that the end of them all is validation."""
+        ends = list(itertools.accumulate(lengths))
+        target = ends[-1] * (1 - validation_share)
+        at = bisect.bisect_left(ends, target)
+        return cls(first, first + at, (ends[at] - target) / lengths[at], first + len(lengths) - 1)
+
+
 class SplitRule(NamedTuple):
     """Where documents go whose dataset does not say it."""
 
@@ -38,18 +60,31 @@ class SplitRule(NamedTuple):
     """Expected share of the documents that go to validation."""
     cut: bool = False
     """Each document is cut in two instead: there are too few of them."""
+    long: Sequence[Sequence[float]] = ()
+    """Of those that are cut the ``LongDocument``s, by their first row."""
 
-    def parts(self, split: str, document: Document) -> Iterator[tuple[str, Document]]:
-        """Yield a document, or its parts that are not empty, with the split of each."""
+    def parts(self, split: str, document: Document, row: int = 0) -> Iterator[tuple[str, Document]]:
+        """Yield a document, or its parts that are not empty, with the split of each.
+
+        ``row`` is its place in the corpus, or that of this piece of it.
+        """
         if split:
             yield split, document
         elif not self.cut:
             yield split_of(document.split_key, self.validation_share), document
+        elif (long := self._long(row)) is not None and row != long.at:
+            yield SPLITS[row > long.at], document
         else:
-            texts = cut_at_line_end(document.text, self.validation_share)
-            for name, text in zip(SPLITS, texts, strict=True):
+            share = self.validation_share if long is None else long.share
+            texts = cut_at_line_end(document.text, share)
+            for name, text, ends in zip(SPLITS, texts, (True, document.ends), strict=True):
                 if text:
-                    yield name, document._replace(text=text, ends=True)
+                    yield name, document._replace(text=text, ends=ends)
+
+    def _long(self, row: int) -> LongDocument | None:
+        before = bisect.bisect_right(self.long, row, key=lambda long: long[0])
+        found = LongDocument(*self.long[before - 1]) if before else None
+        return found if found is not None and row <= found.last else None
 
 
 def choose_rule(documents: Documents, validation_share: float) -> SplitRule:
@@ -64,15 +99,21 @@ def choose_rule(documents: Documents, validation_share: float) -> SplitRule:
         raise UserError(
             f"data.validation_share={validation_share} must lie strictly between 0 and 1"
         )
-    rule, seen = SplitRule(validation_share), set()
-    for split, document in documents.read(0, len(documents)):
+    rule, seen, long, lengths = SplitRule(validation_share), set(), [], []
+    for row, (split, document) in enumerate(documents.read(0, len(documents))):
         if has_text(document):
             seen.add(split or split_of(document.split_key, validation_share))
         if split or len(seen) == len(SPLITS):
             return rule
+        lengths.append(len(document.text))
+        if document.ends:
+            if len(lengths) > 1:
+                first = row + 1 - len(lengths)
+                long.append(LongDocument.of(first, lengths, validation_share))
+            lengths = []
     if not seen:
         raise UserError("the corpus has no text: every document is empty")
-    return SplitRule(validation_share, cut=True)
+    return SplitRule(validation_share, cut=True, long=tuple(long))
 
 
 def has_text(document: Document) -> bool:

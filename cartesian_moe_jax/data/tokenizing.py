@@ -68,9 +68,10 @@ class TokenizeRange:
     ) -> tuple[dict[str, Any], list[np.ndarray]]:
         """Return the names and counts of the streams, and their tokens."""
         streams = collections.defaultdict(list)
-        for split, document in self._documents.read(request["start"], request["stop"]):
+        rows = self._documents.read(request["start"], request["stop"])
+        for row, (split, document) in enumerate(rows, request["start"]):
             if has_text(document):
-                for name, part in self._rule.parts(split, document):
+                for name, part in self._rule.parts(split, document, row):
                     streams[stream_name(name, part.group)].append(part)
         counts, arrays = {}, []
         for name, parts in streams.items():

@@ -5,7 +5,9 @@ import pytest
 
 from cartesian_moe_jax.data import documents as documents_module
 from cartesian_moe_jax.data import parse_source
+from cartesian_moe_jax.data import splits as splits_module
 from cartesian_moe_jax.data.documents import BLOCK_ROWS, Dataset, Document, Documents, split_key
+from cartesian_moe_jax.data.sources import rows as rows_module
 from cartesian_moe_jax.data.sources.source import Reading
 from cartesian_moe_jax.data.splits import SplitRule, choose_rule, cut_at_line_end, split_of
 from cartesian_moe_jax.errors import UserError
@@ -147,8 +149,34 @@ def test_a_cut_document_has_a_part_in_each_split(share):
     assert train.text + validation.text == text
     assert train.text.endswith("\n")
     assert len(validation.text) == pytest.approx(share * len(text), rel=0.1)
-    assert train.ends and validation.ends, "each is followed by an end of text"
+    assert train.ends and not validation.ends, "training is over, the document is not"
     assert train.group == validation.group == "group"
+
+
+@pytest.mark.parametrize("share", [0.05, 0.26, 0.5, 0.9])
+@pytest.mark.parametrize("more", [0, 1])
+def test_of_a_long_document_the_end_is_validation(tmp_path, monkeypatch, share, more):
+    monkeypatch.setattr(rows_module, "PIECE_BYTES", 500)
+    texts = [numbered_lines(700), numbered_lines(3)] * more + [numbered_lines(500)]
+    for i, text in enumerate(texts):
+        (tmp_path / f"{i}.txt").write_text(text)
+    spec = f"text:{tmp_path}/*.txt"
+    documents = parse_source(spec).find(Reading(tmp_path / "read"), "").documents
+    rows = list(documents.read(0, len(documents)))
+    assert len(rows) > 3 * len(texts)
+    # As if no hash ever chose one of the splits.
+    monkeypatch.setattr(splits_module, "split_of", lambda key, share: "train")
+    rule = choose_rule(documents, share)
+    rule = SplitRule(*json.loads(json.dumps(rule)))  # as it travels to the workers
+    texts_of = {"train": [""], "validation": [""]}
+    for row, (split, document) in enumerate(rows):
+        for name, part in rule.parts(split, document, row):
+            texts_of[name][-1] += part.text
+            texts_of[name] += [""] * part.ends
+    train, validation = texts_of["train"][:-1], texts_of["validation"][:-1]
+    assert [t + v for t, v in zip(train, validation, strict=True)] == texts
+    for text, held_out in zip(texts, validation, strict=True):
+        assert len(held_out) == pytest.approx(share * len(text), abs=12), "to a line"
 
 
 def test_a_part_without_text_is_left_out_of_a_cut():
