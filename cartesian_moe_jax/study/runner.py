@@ -25,7 +25,9 @@ from cartesian_moe_jax.study.measured import measured_of_result, measured_of_rou
 from cartesian_moe_jax.study.plan import (
     Run,
     comparison_run,
+    given_rates,
     model_facts,
+    require_untouched_rates,
     run_config,
     seeds_of,
     tuning_run,
@@ -68,6 +70,7 @@ class Study:
         reference_of(config.study)
         tokenizer = resolve_tokenizer(config.data.tokenizer, config.data.end_of_text)
         self.config = with_vocabulary(config, tokenizer.vocab_size)
+        require_untouched_rates(self.config)
         self.grids = {v.name: self._grid(v) for v in self.variants}
         self.data = prepare(self.config, tokenizer)
         self.setting = setting_of(self.config, self.data)
@@ -174,7 +177,8 @@ class Study:
         """Return what is tried for a variant; raises UserError if it cannot be trained."""
         probe = comparison_run(variant, self.seeds[0], Rates(1e-3))
         config = run_config(self.config, probe)
-        grid = grid_of(self.config.study, has_experts=bool(moe_layers(config.model)))
+        given = given_rates(self.config, variant)
+        grid = grid_of(self.config.study, given, has_experts=bool(moe_layers(config.model)))
         check_trainable(config)
         return grid
 

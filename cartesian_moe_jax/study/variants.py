@@ -12,6 +12,9 @@ from cartesian_moe_jax.models.methods import METHODS, with_method
 
 WIDTHS = ("model.d_ff", "model.moe.d_expert")
 BOOLEANS = {"true": True, "false": False}
+CHANGEABLE = ("model", "optimizer")
+"""The sections that are the method's own: what a token passes, and how the weights move. The
+others say on what, for how long and how it is measured, which all that is compared must share."""
 
 
 class Variant(NamedTuple):
@@ -21,6 +24,11 @@ class Variant(NamedTuple):
     """As it was written: METHOD+FIELD=VALUE+..."""
     method: str
     changes: tuple[tuple[str, str], ...]
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """The fields that it names: nothing chooses another value for them."""
+        return frozenset(field for field, _ in self.changes)
 
 
 def parse_variants(text: str) -> list[Variant]:
@@ -46,7 +54,19 @@ def _variant(name: str, field: str = "config.study.methods") -> Variant:
     for pair in pairs:
         if len(pair) != 2 or "/" in name:
             raise UserError(f"{field}={name!r}: METHOD+FIELD=VALUE+... wanted")
+        _require_changeable(pair[0], name, field)
     return Variant(name, method, tuple(pairs))
+
+
+def _require_changeable(path: str, name: str, field: str) -> None:
+    """Raise UserError for a field that exists, and that all variants must have in common."""
+    sections = {section.name for section in dataclasses.fields(Config)} - set(CHANGEABLE)
+    # The size of the vocabulary is the tokenizer's, and losses per token are compared.
+    if path.partition(".")[0] in sections or path == "model.vocab_size":
+        raise UserError(
+            f"{field}={name!r} is not allowed: {path} must be the same in all that is compared; "
+            f"a variant may change fields of {' and '.join(CHANGEABLE)}"
+        )
 
 
 def variant_config(config: Config, variant: Variant) -> Config:

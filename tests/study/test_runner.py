@@ -35,6 +35,7 @@ def study_config(tmp_path, **sections):
     values = processes.values(
         tmp_path,
         model={"moe": moe},
+        optimizer={"learning_rate": schema.OptimizerConfig.learning_rate},
         training={"log_every": 1},
         evaluation={"max_tokens": 500},
         parallel={"data": -1},
@@ -218,6 +219,25 @@ def test_other_rates_are_another_run(finished, tmp_path):
     assert len(list((tmp_path / "study" / "runs").iterdir())) == 2
 
 
+def test_rates_that_a_variant_names_are_trained_with_and_the_others_tuned(tmp_path, monkeypatch):
+    """A multiplier is taken as it is, not times the tuned one, and a rate is not replaced."""
+
+    def train(config, workdir, data):
+        raise RuntimeError(f"{config.optimizer.learning_rate:g} {config.optimizer.expert_rate:g}")
+
+    monkeypatch.setattr(runner, "train", train)
+    both = "cartesian+optimizer.learning_rate=0.02+optimizer.expert_rate=3"
+    few = {"methods": f"cartesian+optimizer.expert_rate=3,{both}", "seeds": "0"}
+    few["expert_rates"] = "1,2"
+    Study(study_config(tmp_path, study=few), tmp_path / "study", lambda line: None).run()
+    found = records_of(tmp_path / "study")
+    tried = {r.failed for r in found.values() if r.purpose == TUNING}
+    assert tried == {"0.005 3", "0.01 3"}
+    given = found[f"comparison.{both}.seed0"]
+    assert given.failed == "0.02 3"
+    assert given.rates == {"learning_rate": 0.02, "expert_rate": 3.0}
+
+
 def test_a_diverged_run_is_a_failed_one(finished, tmp_path):
     config = study_config(
         tmp_path,
@@ -272,6 +292,7 @@ def test_widths_and_what_deviates_are_said_before_anything_is_trained(finished):
         ({"methods": "moe"}, "config.study.methods='moe' is unknown"),
         ({"reference": "moe"}, "config.study.reference='moe' is unknown"),
         ({"learning_rates": "high"}, "config.study.learning_rates='high' is not allowed"),
+        ({"methods": "dense+training.steps=3"}, "training.steps must be the same in all"),
         ({"methods": "cartesian+model.moe.router=best"}, "config.model.moe.router='best' is unk"),
     ],
 )
