@@ -75,15 +75,21 @@ def variant_config(config: Config, variant: Variant) -> Config:
     ``config.model`` describes the plain layer: d_ff, moe.num_experts, moe.top_k. A variant that
     sets a width itself keeps it. Raises UserError for an unknown field or a value not allowed.
     """
-    plain = plain_layer(config.model)
     budget = budget_of(config.model)
+    changed = changed_config(config, variant)
+    if not variant.fields & set(WIDTHS):
+        model = with_matching_width(changed.model, budget)
+        changed = dataclasses.replace(changed, model=model)
+    return changed
+
+
+def changed_config(config: Config, variant: Variant) -> Config:
+    """Return the config with what a variant changes, its width not matched yet."""
+    plain = plain_layer(config.model)
     model = dataclasses.replace(with_method(config.model, variant.method, plain), d_ff=plain.d_ff)
     changed = dataclasses.replace(config, model=model)
     for field, value in variant.changes:
         changed = _with_field(changed, field, value)
-    if not any(field in WIDTHS for field, _ in variant.changes):
-        model = with_matching_width(changed.model, budget)
-        changed = dataclasses.replace(changed, model=model)
     return changed
 
 

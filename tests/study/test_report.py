@@ -135,6 +135,16 @@ def test_deviations_from_the_budget_are_in_percent(whole):
     assert row(text, "`dense`")[-4:] == ["13.120", "-", "13.120", "+0.92%"]
 
 
+def test_what_the_runs_have_in_common_is_no_more_than_that(whole):
+    text = section(whole[1], "Matching")
+    assert row(text, "`optimizer.learning_rate`") == ["`optimizer.learning_rate`", "`0.001`"]
+    assert row(text, "`model.num_layers`")[1] == "`8`"
+    assert row(text, "`data.end_of_text`")[1] == "(empty)"
+    for field in ("optimizer.expert_rate", "model.moe.sublayers", "model.moe.d_expert"):
+        assert f"| `{field}` |" not in text
+    assert "`active_parameters`" not in text
+
+
 def test_disagreements_are_noted(tmp_path, whole):
     assert "The compared runs agree on the machine" in whole[1]
     other = records.compared(
