@@ -42,9 +42,16 @@ def parse_variants(text: str) -> list[Variant]:
     return variants
 
 
-def reference_of(study: StudyConfig) -> str:
-    """Return the variant that gaps are measured from; raises UserError if it is none."""
-    return _variant(study.reference, "config.study.reference").name
+def bases_of(study: StudyConfig) -> list[str]:
+    """Return the variants that others are compared with, each once: the reference, then ``bases``.
+
+    Raises UserError for one that is none.
+    """
+    names = [name.strip() for name in study.bases.split(",") if name.strip()]
+    reference = _variant(study.reference, "config.study.reference").name
+    return list(
+        dict.fromkeys([reference, *(_variant(n, "config.study.bases").name for n in names)])
+    )
 
 
 def _variant(name: str, field: str = "config.study.methods") -> Variant:

@@ -6,6 +6,8 @@ import re
 import pytest
 
 from cartesian_moe_jax.errors import UserError
+from cartesian_moe_jax.study.comparison import compare
+from cartesian_moe_jax.study.family import family_of
 from cartesian_moe_jax.study.report import SECTIONS, require_report_packages, write_report
 from tests.study import records
 
@@ -14,8 +16,11 @@ RANKING = re.compile(
 )
 
 
-def written(folder, runs, reference="smoe_share"):
-    files = write_report(folder, runs, reference, records.ABOUT)
+BASES = ("smoe_share", "cartesian")
+
+
+def written(folder, runs, *bases):
+    files = write_report(folder, runs, bases or BASES, records.ABOUT)
     assert all(file.is_file() for file in files)
     return (folder / "report.md").read_text()
 
@@ -65,6 +70,46 @@ def noisy(variant, seed):
     return dataclasses.replace(run, validation=run.validation | {"loss": 3.6 + swing})
 
 
+def test_verdicts_stand_beside_those_that_are_left_by_holms_correction(whole):
+    text = section(whole[1], "Paired differences in validation loss")
+    cells = row(text, "`cartesian`")
+    family = family_of(compare(records.study(), BASES), "smoe_share", losses_of)
+    assert cells[2] == family.adjusted_verdict("cartesian")
+    difference, adjusted = family.differences["cartesian"], family.adjusted()["cartesian"]
+    assert cells[5:] == [f"{difference.p:.3f}", f"{adjusted:.3f}", "3"]
+    assert f"for the {family.size} comparisons of its table: {cells[2]}." in text
+
+
+def losses_of(variant):
+    return {seed: records.compared(variant, seed).validation["loss"] for seed in range(3)}
+
+
+def test_every_interval_with_a_verdict_is_counted(whole):
+    """Of these tables the cell behind the interval is p, and - where there is none."""
+    rows = [line.split(" | ") for line in whole[1].splitlines() if line.startswith("| ")]
+    verdicts = {"lower", "higher", "not told apart"}
+    count = sum(len(cells) == 8 and cells[1] in verdicts and cells[5] != "-" for cells in rows)
+    said = re.search(r"This report has (\d+) intervals with a verdict, in (\d+) tables", whole[1])
+    # One more stands in the sentence below the paper's table 3.
+    assert [int(number) for number in said.groups()] == [count + 1, 3]
+    assert f"{0.05 * (count + 1):.2g} of {count + 1} would be called" in whole[1]
+
+
+def test_each_base_has_its_table(tmp_path):
+    alike = [
+        dataclasses.replace(records.compared(v, s), variant=f"{v}+model.moe.offset=1")
+        for v in ("smoe_share", "cartesian")
+        for s in range(2)
+    ]
+    base = "cartesian+model.moe.offset=1"
+    text = written(tmp_path, [*records.study(), *alike], "dense", base, "hash")
+    text = section(text, "Paired differences in validation loss")
+    own = text.split(f"| minus `{base}` |")[1].split("\n\n")[0]
+    assert re.findall(r"^\| `([^`]+)` ", own, re.M) == ["smoe_share+model.moe.offset=1"]
+    assert "| minus `dense` |" in text and "| minus `cartesian` |" not in text
+    assert "No variant shares a seed with `hash`: no differences to it." in text
+
+
 def test_what_the_interval_does_not_settle_is_not_ranked(tmp_path):
     runs = [noisy(variant, seed) for variant in ("smoe_share", "cartesian") for seed in range(3)]
     text = written(tmp_path, runs)
@@ -83,7 +128,7 @@ def test_one_seed_has_no_intervals_and_says_so(tmp_path):
     text = written(tmp_path, records.study(seeds=(0,)))
     assert "There is one seed only." in text
     assert not re.search(r"^\|.*\| (lower|higher) \|", text, re.M)
-    assert row(section(text, "Paired differences in validation loss"), "`dense`")[3] == "-"
+    assert row(section(text, "Paired differences in validation loss"), "`dense`")[4:7] == ["-"] * 3
     assert "±" not in section(text, "Table 1 of the paper, as measured here").split("\n\n")[1]
     assert "too few to say anything" in text
     assert "would find with probability" not in text
@@ -107,7 +152,8 @@ def test_table_4_has_the_rise_and_its_range(whole):
         if (trial["kind"], trial["where"], trial["amount"]) == ("disabled", "all", 1)
     ]
     cells = row(text, "`cartesian`")
-    assert cells[4] == f"{sum(rises) / 3:+.3f} ({min(rises):+.3f}..{max(rises):+.3f})"
+    assert cells[3] == "1 of 2" and row(text, "`top_p`")[3] == "1 of 2.6"
+    assert cells[5] == f"{sum(rises) / 3:+.3f} ({min(rises):+.3f}..{max(rises):+.3f})"
     assert cells[-2:] == ["27.72", "+1.517"]
     assert "Not defined or not tested for `dense`." in text
     assert f"| `{records.THREE}` | sublayer 2 |" in text
@@ -187,7 +233,7 @@ def test_a_reference_without_runs_is_said(tmp_path):
 def test_settings_that_differ_stop_the_report(tmp_path):
     runs = [records.compared("dense", 0), records.compared("top_p", 0, setting={"steps": 1})]
     with pytest.raises(UserError, match="setting"):
-        write_report(tmp_path, runs, "dense", {})
+        write_report(tmp_path, runs, BASES, {})
     assert not list(tmp_path.iterdir())
 
 

@@ -13,7 +13,7 @@ from cartesian_moe_jax.runs.metric_records import run_metrics
 from cartesian_moe_jax.study import runner
 from cartesian_moe_jax.study.command import run_study
 from cartesian_moe_jax.study.plan import model_facts
-from cartesian_moe_jax.study.record import COMPARISON, TUNING, read_records
+from cartesian_moe_jax.study.record import COMPARISON, TUNING, read_records, write_record
 from cartesian_moe_jax.study.runner import Stopped, Study
 from cartesian_moe_jax.training.loop import Outcome
 from tests import processes
@@ -258,6 +258,42 @@ def test_studies_made_apart_merge(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "train", None)
     run_study(finished.config, tmp_path / "machine0", [tmp_path / "machine1"])
     assert records_of(tmp_path / "machine0") == finished.records
+
+
+def test_a_report_needs_the_records_alone(finished, tmp_path, monkeypatch):
+    """No text, no tokenizer, and not the config that they were made with."""
+    made = finished.study().about()
+    for name in ("prepare", "resolve_tokenizer", "train"):
+        monkeypatch.setattr(runner, name, None)
+    for seed in (0, 1):
+        folder = tmp_path / f"machine{seed}" / "records"
+        folder.mkdir(parents=True)
+        for file in finished.files():
+            if f"seed{seed}." in file.name:
+                shutil.copy(file, folder)
+    bases = schema.StudyConfig(reference="dense", bases="cartesian")
+    config = schema.Config(study=bases)
+    run_study(config, tmp_path / "machine0", [tmp_path / "machine1"], report_only=True)
+    text = (tmp_path / "machine0" / "report.md").read_text()
+    assert "| minus `dense` |" in text and "| minus `cartesian` |" in text
+    assert f"(hash {made['Trained on'][-9:]}" in text  # of the text that was prepared
+    assert f"- Plain layer: {made['Plain layer']}" in text
+    assert records_of(tmp_path / "machine0").keys() == {
+        name for name in finished.records if name.startswith("comparison")
+    }
+
+
+def test_a_report_of_no_records_or_of_two_studies_is_one_line(finished, tmp_path):
+    config, options = schema.Config(), {"report_only": True}
+    words = message_of(run_study, config, tmp_path, **options)
+    assert f"{tmp_path / 'records'} has no records: there is nothing to report" in words
+    other = dataclasses.replace(
+        finished.records["comparison.dense.seed0"], setting={"training.steps": 7}
+    )
+    write_record(tmp_path / "records", other)
+    words = message_of(run_study, config, finished.workdir, [tmp_path], **options)
+    assert "they cannot be compared" in words
+    assert len(records_of(finished.workdir)) == len(finished.records)
 
 
 def test_records_of_another_setting_are_refused(finished, tmp_path):

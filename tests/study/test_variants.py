@@ -15,7 +15,7 @@ from cartesian_moe_jax.study.plan import (
     run_config,
 )
 from cartesian_moe_jax.study.tuning import Given, Rates
-from cartesian_moe_jax.study.variants import Variant, parse_variants, reference_of, variant_config
+from cartesian_moe_jax.study.variants import Variant, bases_of, parse_variants, variant_config
 from configs import study
 from tests.messages import message_of
 
@@ -131,7 +131,15 @@ def test_what_all_that_is_compared_must_share_cannot_be_changed(change):
     name, field = f"cartesian+{change}", change.split("=")[0]
     words = f"={name!r} is not allowed: {field} must be the same in all that is compared"
     assert f"config.study.methods{words}" in message_of(parse_variants, f"dense,{name}")
-    assert f"config.study.reference{words}" in message_of(reference_of, StudyConfig(reference=name))
+    assert f"config.study.reference{words}" in message_of(bases_of, StudyConfig(reference=name))
+    assert f"config.study.bases{words}" in message_of(bases_of, StudyConfig(bases=f"dense,{name}"))
+
+
+def test_bases_begin_with_the_reference_and_have_each_once():
+    study = StudyConfig(reference="dense", bases="cartesian, dense,,cartesian+model.moe.offset=1")
+    assert bases_of(study) == ["dense", "cartesian", "cartesian+model.moe.offset=1"]
+    assert bases_of(StudyConfig(bases="")) == ["smoe_share"]
+    assert "config.study.bases='moe' is unknown" in message_of(bases_of, StudyConfig(bases="moe"))
 
 
 @pytest.mark.parametrize(
