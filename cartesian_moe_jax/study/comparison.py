@@ -39,6 +39,13 @@ class Comparison:
         """The variant that gaps are measured from."""
         return self.bases[0]
 
+    def given(self, variant: str) -> tuple[str, ...]:
+        """Return which of the rates of a variant, as ``Record.rates`` calls them, nobody tuned."""
+        if not any(run.variant == variant for run in self.tuning):
+            return ("learning_rate", "expert_rate")
+        fields = {change.partition("=")[0] for change in changes_of(variant)}
+        return tuple(r for r in ("learning_rate", "expert_rate") if f"optimizer.{r}" in fields)
+
     @property
     def seeds(self) -> list[int]:
         """The seeds of any measured run."""

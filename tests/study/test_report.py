@@ -168,6 +168,22 @@ def test_the_choice_of_rates_is_shown_with_its_doubts(whole):
     assert "8.19 million tokens" in text
 
 
+def test_rates_that_were_given_are_told_from_those_that_were_tuned(tmp_path):
+    pinned = "cartesian+optimizer.expert_rate=2"
+    runs = [dataclasses.replace(records.compared("cartesian", 0), variant=pinned)]
+    runs += [dataclasses.replace(records.tuned("cartesian", 0.001, 4.5, 2.0), variant=pinned)]
+    runs += [records.compared("dense", 0), records.compared("top_p", 0), *records.tuning()[:3]]
+    text = written(tmp_path, runs)
+    table = section(text, "Table 1 of the paper, as measured here")
+    assert row(table, "`dense`")[5] == "0.001"
+    assert row(table, "`top_p`")[5] == "0.001, given"
+    assert row(table, f"`{pinned}`")[5] == "0.001 (experts 2x), experts' given"
+    tuning = section(text, "Tuning of the learning rates")
+    assert "- `top_p`: not tuned, the rates were given: 0.001." in tuning
+    assert f"- `{pinned}`: the rate of the experts was given." in tuning
+    assert "measured on the same validation text" in tuning
+
+
 def test_a_choice_other_than_the_lowest_loss_is_named(tmp_path):
     runs = [records.compared("dense", 0)]
     runs += [records.tuned("dense", rate, loss) for rate, loss in ((0.001, 4.5), (0.004, 4.1))]

@@ -25,8 +25,9 @@ HEADER = (
 )
 NOTES = """\
 Parameters in millions; active are those that one token uses. The learning rate is the highest of
-the run; (experts 2x) is twice that for the routed experts. Experts per token: how many routed
-experts a token chooses in one MoE layer, in all its sub-layers, as measured on validation text.
+the run; (experts 2x) is twice that for the routed experts; what is given was not tuned. Experts per
+token: how many routed experts a token chooses in one MoE layer, in all its sub-layers, as measured
+on validation text.
 Validation loss: nats per token, mean ± standard deviation over seeds. Perplexity: exp of the mean
 loss. The paper's columns: perplexity on the Pile after 100 billion tokens, at 842 million (Base)
 and 2.88 billion (Large) parameters. Corpus, tokenizer and size are others, so their values cannot
@@ -71,6 +72,15 @@ def published_cells(variant: str) -> list[str]:
     return [number(size, ".2f") for size in sizes]
 
 
+def _given(study: Comparison, variant: str) -> str:
+    """Return a mark for rates that were given, behind those of a variant."""
+    given = study.given(variant)
+    if not given:
+        return ""
+    # With a learning rate alone, or with both, the mark is for all that stands there.
+    return ", experts' given" if given == ("expert_rate",) else ", given"
+
+
 def _row(study: Comparison, variant: str) -> list[str]:
     runs = study.runs[variant]
     first = next(iter(runs.values()))
@@ -85,7 +95,7 @@ def _row(study: Comparison, variant: str) -> list[str]:
         f"{costs.active_parameters / 1e6:,.2f}",
         f"{costs.forward_flops / 1e6:,.2f}",
         f"{summary(experts).mean:.2f}" if experts else NOTHING,
-        " or ".join(rates),
+        " or ".join(rates) + _given(study, variant),
         str(loss.n),
         mean_and_sd(loss),
         f"{math.exp(loss.mean):,.3f}",
