@@ -9,6 +9,7 @@ from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.study.comparison import compare
 from cartesian_moe_jax.study.family import family_of
 from cartesian_moe_jax.study.report import SECTIONS, require_report_packages, write_report
+from cartesian_moe_jax.study.tables import probability
 from tests.study import records
 
 RANKING = re.compile(
@@ -78,6 +79,11 @@ def test_verdicts_stand_beside_those_that_are_left_by_holms_correction(whole):
     difference, adjusted = family.differences["cartesian"], family.adjusted()["cartesian"]
     assert cells[5:] == [f"{difference.p:.3f}", f"{adjusted:.3f}", "3"]
     assert f"for the {family.size} comparisons of its table: {cells[2]}." in text
+
+
+def test_a_small_p_is_not_shown_as_none():
+    shown = [probability(p) for p in (0.0004, 0.0011, 1.0, None)]
+    assert shown == ["&lt;0.001", "0.001", "1.000", "-"]
 
 
 def losses_of(variant):

@@ -3,7 +3,7 @@
 from cartesian_moe_jax.study.comparison import Comparison
 from cartesian_moe_jax.study.family import Family, family_of, loss_families
 from cartesian_moe_jax.study.section import Section
-from cartesian_moe_jax.study.tables import code, interval, number, table
+from cartesian_moe_jax.study.tables import code, interval, probability, table
 
 STAR = "cartesian"
 READING = """\
@@ -39,8 +39,8 @@ def family_table(family: Family) -> str:
             family.adjusted_verdict(variant),
             f"{d.mean:+.4f}",
             interval(d),
-            number(d.p, ".3f"),
-            number(adjusted.get(variant), ".3f"),
+            probability(d.p),
+            probability(adjusted.get(variant)),
             str(d.n),
         ]
         for variant, d in family.differences.items()

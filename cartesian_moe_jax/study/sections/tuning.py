@@ -15,9 +15,9 @@ FIELDS = {"learning_rate": "learning rate", "expert_rate": "rate of the experts"
 NOTE = """\
 Validation loss of the tuning runs, nats per token (mean where several seeds were tried). (c) marks
 the rates of the compared runs, or the lowest loss where none was compared. These losses serve the
-choice only: the compared runs are others. Both are measured on the same validation text, so what
-was tuned is fitted to it by as much as a choice among so few trials allows, and what was given is
-not."""
+choice only: the compared runs are others. Both are measured on the same validation text: a tuned
+rate is fitted to it, by as much as a choice among so few trials allows. How a given one was found,
+the records do not say."""
 
 
 class Rates(NamedTuple):
