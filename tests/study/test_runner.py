@@ -8,6 +8,7 @@ import signal
 
 import pytest
 
+from cartesian_moe_jax import __main__ as command_line
 from cartesian_moe_jax import config as schema
 from cartesian_moe_jax.runs.metric_records import run_metrics
 from cartesian_moe_jax.study import runner
@@ -281,6 +282,17 @@ def test_a_report_needs_the_records_alone(finished, tmp_path, monkeypatch):
     assert records_of(tmp_path / "machine0").keys() == {
         name for name in finished.records if name.startswith("comparison")
     }
+
+
+def test_the_command_reports_a_folder_without_a_preset(finished, tmp_path):
+    shutil.copytree(finished.workdir / "records", tmp_path / "records")
+    command = ["study", f"--workdir={tmp_path}", "--bases=dense"]
+    alone = command_line.parse([*command, "--report_only"])
+    alone.run(alone)
+    text = (tmp_path / "report.md").read_text()
+    assert "| minus `dense` |" in text and "| minus `cartesian` |" not in text
+    arguments = command_line.parse(command)
+    assert "study needs a preset" in message_of(arguments.run, arguments)
 
 
 def test_a_report_of_no_records_or_of_two_studies_is_one_line(finished, tmp_path):
