@@ -116,13 +116,14 @@ def study(arguments: argparse.Namespace) -> None:
     from cartesian_moe_jax.paths import as_path
     from cartesian_moe_jax.training.memory import take_memory
 
-    if not arguments.config_arguments:
+    if not (arguments.config_arguments or arguments.report_only):
         raise UserError("study needs a preset: --config=configs/study.py:smoke, or :cpu, or :gpu")
     config = _config(arguments.config_arguments)
-    given = {name: getattr(arguments, name) for name in ("methods", "seeds")}
+    given = {name: getattr(arguments, name) for name in ("methods", "seeds", "bases")}
     changed = {name: value for name, value in given.items() if value is not None}
     config = dataclasses.replace(config, study=dataclasses.replace(config.study, **changed))
-    take_memory(config.model)
+    if not arguments.report_only:
+        take_memory(config.model)
     from cartesian_moe_jax.study.command import run_study
 
     merged = [as_path(folder) for folder in arguments.merge.split(",") if folder]
@@ -211,8 +212,9 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--workdir", default="runs/study", help="records, runs and the report")
     verb.add_argument("--methods", help="in place of config.study.methods")
     verb.add_argument("--seeds", help="in place of config.study.seeds")
+    verb.add_argument("--bases", help="in place of config.study.bases")
     verb.add_argument("--merge", default="", help="other --workdirs whose records are taken in")
-    verb.add_argument("--report_only", action="store_true", help="train nothing")
+    verb.add_argument("--report_only", action="store_true", help="of records: no text, no preset")
     verb = add(compare_layouts, takes_config=True)
     verb.add_argument("--target", required=True, help="cpu:8, local, tpu:v5p:4x4x4, gpu:h200:1x8")
     verb.add_argument("--layouts", default="", help="names joined by commas; all if not given")

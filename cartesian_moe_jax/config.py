@@ -295,6 +295,9 @@ class StudyConfig:
     reference: str = setting(
         "smoe_share", "The method that gaps are measured from.", resumable=True
     )
+    bases: str = setting(
+        "cartesian", "More that all are compared with, joined by commas.", resumable=True
+    )
     learning_rates: str = setting(
         "2e-3,4e-3", "Peaks tried for each method, in rising order.", resumable=True
     )

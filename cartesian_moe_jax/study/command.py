@@ -1,14 +1,17 @@
 """The verb `study`, top to bottom."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from cartesian_moe_jax.config import Config
+from cartesian_moe_jax.config import Config, StudyConfig
+from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.paths import AnyPath
-from cartesian_moe_jax.study.record import read_records, require_setting, write_record
+from cartesian_moe_jax.study.about import about_of
+from cartesian_moe_jax.study.record import RECORDS, read_records, require_setting, write_record
 from cartesian_moe_jax.study.report import require_report_packages, write_report
 from cartesian_moe_jax.study.runner import Stopped, Study
-from cartesian_moe_jax.study.variants import reference_of
+from cartesian_moe_jax.study.variants import bases_of
 
 
 def run_study(
@@ -16,35 +19,58 @@ def run_study(
 ) -> None:
     """Make the records of a study that are not there yet, and write its report.
 
-    The records of the studies in ``merged`` are taken in. Raises UserError for wrong input, and
-    KeyboardInterrupt when a signal stopped it: the same call continues.
+    The records of the studies in ``merged`` are taken in. ``report_only`` takes them as they are:
+    of ``config`` it reads what the report is to compare, and no text. Raises UserError for wrong
+    input, and KeyboardInterrupt when a signal stopped it: the same call continues.
     """
     require_report_packages()
-    study = Study(config, workdir, _say)
-    for folder in merged:
-        _take_in(study, folder)
-    try:
-        if not report_only:
-            _say(study.widths())
-            study.run(after_each_seed=lambda: _report(study))
-    except Stopped as stopped:
-        raise KeyboardInterrupt from stopped
-    _report(study)
+    if report_only:
+        _report_records(config.study, workdir, merged)
+    else:
+        _make_records(Study(config, workdir, _say), merged)
     _say(f"report      {workdir / 'report.md'}\nas a page   {workdir / 'report.html'}")
 
 
-def _report(study: Study) -> None:
+def _make_records(study: Study, merged: Sequence[AnyPath]) -> None:
+    for folder in merged:
+        _take_in(study.record_folder, study.setting, folder)
+
+    def report() -> None:
+        _report(study.config.study, study.workdir, study.about())
+
+    try:
+        _say(study.widths())
+        study.run(after_each_seed=report)
+    except Stopped as stopped:
+        raise KeyboardInterrupt from stopped
+    report()
+
+
+def _report_records(study: StudyConfig, workdir: AnyPath, merged: Sequence[AnyPath]) -> None:
+    """Report what lies in the folders, all of one setting."""
+    folders = [workdir, *merged]
+    found = [record for folder in folders for record in read_records(folder / RECORDS)]
+    if not found:
+        raise UserError(f"{workdir / RECORDS} has no records: there is nothing to report")
+    setting = found[0].setting
+    require_setting(found[1:], setting, "--report_only")
+    for folder in merged:
+        _take_in(workdir / RECORDS, setting, folder)
+    _report(study, workdir, about_of(setting))
+
+
+def _report(study: StudyConfig, workdir: AnyPath, about: Mapping[str, str]) -> None:
     """Write the report of all records there are."""
-    write_report(study.workdir, study.records(), reference_of(study.config.study), study.about())
+    write_report(workdir, read_records(workdir / RECORDS), bases_of(study), about)
 
 
-def _take_in(study: Study, folder: AnyPath) -> None:
-    records = read_records(folder / "records")
-    require_setting(records, study.setting, str(folder))
-    there = {record.name for record in study.records() if not record.failed}
+def _take_in(there: AnyPath, setting: Mapping[str, Any], folder: AnyPath) -> None:
+    records = read_records(folder / RECORDS)
+    require_setting(records, setting, str(folder))
+    known = {record.name for record in read_records(there) if not record.failed}
     for record in records:
-        if record.name not in there:
-            write_record(study.record_folder, record)
+        if record.name not in known:
+            write_record(there, record)
     _say(f"{len(records)} records taken in from {folder}")
 
 

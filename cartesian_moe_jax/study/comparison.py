@@ -16,7 +16,8 @@ class Comparison:
 
     runs: Mapping[str, Mapping[int, Record]]
     """variant -> seed -> run; variants in the order of METHODS, then by name; seeds sorted."""
-    reference: str
+    bases: Sequence[str]
+    """What the variants are compared with; the first is the reference of all sections."""
     tuning: Sequence[Record]
     """Measured or not."""
     records: Sequence[Record]
@@ -34,6 +35,18 @@ class Comparison:
         return self.values(variant, lambda run: run.validation["loss"])
 
     @property
+    def reference(self) -> str:
+        """The variant that gaps are measured from."""
+        return self.bases[0]
+
+    def given(self, variant: str) -> tuple[str, ...]:
+        """Return which of the rates of a variant, as ``Record.rates`` calls them, nobody tuned."""
+        if not any(run.variant == variant for run in self.tuning):
+            return ("learning_rate", "expert_rate")
+        fields = {change.partition("=")[0] for change in changes_of(variant)}
+        return tuple(r for r in ("learning_rate", "expert_rate") if f"optimizer.{r}" in fields)
+
+    @property
     def seeds(self) -> list[int]:
         """The seeds of any measured run."""
         return sorted({seed for runs in self.runs.values() for seed in runs})
@@ -44,8 +57,11 @@ class Comparison:
         return [variant for variant in self.runs if variant != self.reference]
 
 
-def compare(records: Sequence[Record], reference: str) -> Comparison:
-    """Sort records; raises UserError if those to compare cannot be (``check_comparable``)."""
+def compare(records: Sequence[Record], bases: Sequence[str]) -> Comparison:
+    """Sort records; raises UserError if those to compare cannot be (``check_comparable``).
+
+    ``bases``: as ``Comparison.bases``, at least one.
+    """
     check_comparable(records)
     measured = [r for r in records if r.purpose == COMPARISON and not why_unmeasured(r)]
     runs = {
@@ -53,7 +69,7 @@ def compare(records: Sequence[Record], reference: str) -> Comparison:
         for variant in sorted({r.variant for r in measured}, key=variant_order)
     }
     tuning = [r for r in records if r.purpose == TUNING]
-    return Comparison(runs, reference, tuning, list(records))
+    return Comparison(runs, bases, tuning, list(records))
 
 
 def check_comparable(records: Sequence[Record]) -> None:
@@ -88,6 +104,11 @@ def why_unmeasured(record: Record) -> str:
 def method_of(variant: str) -> str:
     """Return METHOD of METHOD+FIELD=VALUE+..."""
     return variant.partition("+")[0]
+
+
+def changes_of(variant: str) -> frozenset[str]:
+    """Return what stands behind METHOD: variants with the same are in like settings."""
+    return frozenset(variant.split("+")[1:])
 
 
 def variant_order(variant: str) -> tuple[int, str]:

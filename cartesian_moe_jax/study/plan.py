@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, NamedTuple
 
-from cartesian_moe_jax.config import Config, StudyConfig
+from cartesian_moe_jax.config import Config, OptimizerConfig, StudyConfig
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.models.budget import forward_flops_per_token
 from cartesian_moe_jax.models.build import abstract_model
@@ -12,7 +12,7 @@ from cartesian_moe_jax.models.matching import Budget, count
 from cartesian_moe_jax.models.parameters import named_parameters
 from cartesian_moe_jax.parallel.layouts import LAYOUTS
 from cartesian_moe_jax.study.record import COMPARISON, TUNING, Record
-from cartesian_moe_jax.study.tuning import Rates
+from cartesian_moe_jax.study.tuning import Given, Rates
 from cartesian_moe_jax.study.variants import Variant, variant_config
 
 
@@ -49,9 +49,28 @@ def comparison_run(variant: Variant, seed: int, rates: Rates) -> Run:
     return Run(COMPARISON, variant, seed, rates)
 
 
+def given_rates(config: Config, variant: Variant) -> Given:
+    """Return the rates that a variant names: they are taken as they are, and not tuned."""
+    optimizer = variant_config(config, variant).optimizer
+    named = [name for name in Given._fields if f"optimizer.{name}" in variant.fields]
+    return Given(**{name: getattr(optimizer, name) for name in named})
+
+
+def require_untouched_rates(config: Config) -> None:
+    """Raise UserError for rates of a study's own config, which the grid would replace."""
+    for name in Given._fields:
+        value = getattr(config.optimizer, name)
+        if value != getattr(OptimizerConfig, name):
+            raise UserError(
+                f"config.optimizer.{name}={value:g} is not allowed in a study: what is tried is "
+                f"config.study.{name}s, and METHOD+optimizer.{name}={value:g} gives one method its"
+            )
+
+
 def run_config(config: Config, run: Run) -> Config:
     """Return what a run trains; ``config`` is the study's, with the vocabulary's size.
 
+    Its rates are those of the run, which hold what the variant names (``grid_of``).
     Runs that tune are as long as ``study.tuning_steps`` says, their warm-up a like share of it.
     Raises UserError for a variant that cannot be.
     """
@@ -62,7 +81,7 @@ def run_config(config: Config, run: Run) -> Config:
     optimizer = dataclasses.replace(
         c.optimizer,
         learning_rate=run.rates.learning_rate,
-        expert_rate=run.rates.expert_rate * c.optimizer.expert_rate,
+        expert_rate=run.rates.expert_rate,
         warmup_steps=round(c.optimizer.warmup_steps * steps / c.training.steps),
     )
     return dataclasses.replace(

@@ -13,6 +13,8 @@ from cartesian_moe_jax.paths import AnyPath, entries, is_remote, reported, write
 from cartesian_moe_jax.study.setting import difference
 
 FORMAT = 1
+RECORDS = "records"
+"""The folder of a study that holds them."""
 TUNING, COMPARISON = "tuning", "comparison"
 
 

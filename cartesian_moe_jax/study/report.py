@@ -49,16 +49,17 @@ def require_report_packages() -> None:
 
 
 def write_report(
-    folder: AnyPath, records: Sequence[Record], reference: str, about: Mapping[str, str]
+    folder: AnyPath, records: Sequence[Record], bases: Sequence[str], about: Mapping[str, str]
 ) -> list[AnyPath]:
     """Write ``report.md``, its ``pictures/*.svg``, and ``report.html``, which needs no other file.
 
-    ``reference`` is the variant that others are compared with; ``about`` is label -> text, shown
-    at the top. Returns the written files. Raises UserError if compared runs differ in their
-    setting, a package is missing, or a file cannot be written.
+    ``bases`` are the variants that others are compared with, of which the first is the reference
+    of all sections; ``about`` is label -> text, shown at the top. Returns the written files.
+    Raises UserError if compared runs differ in their setting, a package is missing, or a file
+    cannot be written.
     """
     require_report_packages()
-    study = compare(records, reference)
+    study = compare(records, bases)
     sections = [section for make in SECTIONS if (section := make(study)) is not None]
     pictures = {
         f"{PICTURES}/{block.name}.svg": block.svg

@@ -4,7 +4,6 @@ WORKDIR/records/   a small file for each finished run: all that the report needs
 WORKDIR/runs/      run directories as train.py makes them; those that only tuned are removed
 """
 
-import datetime
 import gc
 import shutil
 from collections.abc import Callable
@@ -14,23 +13,27 @@ import jax
 
 from cartesian_moe_jax.columns import columns
 from cartesian_moe_jax.config import Config
-from cartesian_moe_jax.data.tokenizers import resolve_tokenizer, tokenizer_label
+from cartesian_moe_jax.data.tokenizers import resolve_tokenizer
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.models.feed_forwards import moe_layers
 from cartesian_moe_jax.models.vocabulary import with_vocabulary
 from cartesian_moe_jax.paths import AnyPath, is_remote
+from cartesian_moe_jax.study.about import about_of
 from cartesian_moe_jax.study.clock import Clock
 from cartesian_moe_jax.study.matched import HEADER, matched_cells
 from cartesian_moe_jax.study.measured import measured_of_result, measured_of_routing
 from cartesian_moe_jax.study.plan import (
     Run,
     comparison_run,
+    given_rates,
     model_facts,
+    require_untouched_rates,
     run_config,
     seeds_of,
     tuning_run,
 )
 from cartesian_moe_jax.study.record import (
+    RECORDS,
     TUNING,
     Record,
     read_records,
@@ -41,8 +44,8 @@ from cartesian_moe_jax.study.setting import setting_of
 from cartesian_moe_jax.study.tuning import Grid, Rates, best, grid_of, next_trial
 from cartesian_moe_jax.study.variants import (
     Variant,
+    bases_of,
     parse_variants,
-    reference_of,
     variant_config,
 )
 from cartesian_moe_jax.training.loop import prepare, train
@@ -65,9 +68,10 @@ class Study:
         self.workdir, self.say = workdir, say
         self.variants = parse_variants(config.study.methods)
         self.seeds = seeds_of(config.study)
-        reference_of(config.study)
+        bases_of(config.study)
         tokenizer = resolve_tokenizer(config.data.tokenizer, config.data.end_of_text)
         self.config = with_vocabulary(config, tokenizer.vocab_size)
+        require_untouched_rates(self.config)
         self.grids = {v.name: self._grid(v) for v in self.variants}
         self.data = prepare(self.config, tokenizer)
         self.setting = setting_of(self.config, self.data)
@@ -77,20 +81,11 @@ class Study:
     @property
     def record_folder(self) -> AnyPath:
         """The folder of records."""
-        return self.workdir / "records"
+        return self.workdir / RECORDS
 
     def about(self) -> dict[str, str]:
         """Say what the study is, as label -> text."""
-        training, model = self.config.training, self.config.model
-        tokens = training.steps * training.batch_size * self.config.data.seq_len
-        epochs = tokens / self.setting["train_tokens"]
-        return {
-            "Trained on": f"{tokens:,} tokens a run, {epochs:.2f} epochs of {self.data.spec}",
-            "Tokenizer": tokenizer_label(self.data.tokenizer.identity()),
-            "Plain layer": f"E = {model.moe.num_experts} experts of width D = {model.d_ff}, top-"
-            f"{model.moe.top_k}, in {model.num_layers} layers of width {model.d_model}",
-            "Date": f"{datetime.date.today()}",
-        }
+        return about_of(self.setting, self.data.spec)
 
     def widths(self) -> str:
         """Return what is to be trained as a table: widths, counts, deviations from the budget."""
@@ -174,7 +169,8 @@ class Study:
         """Return what is tried for a variant; raises UserError if it cannot be trained."""
         probe = comparison_run(variant, self.seeds[0], Rates(1e-3))
         config = run_config(self.config, probe)
-        grid = grid_of(self.config.study, has_experts=bool(moe_layers(config.model)))
+        given = given_rates(self.config, variant)
+        grid = grid_of(self.config.study, given, has_experts=bool(moe_layers(config.model)))
         check_trainable(config)
         return grid
 

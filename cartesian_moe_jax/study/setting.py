@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from cartesian_moe_jax import config as schema
 from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.data.prepared import PreparedData
 from cartesian_moe_jax.models.matching import budget_of
@@ -28,7 +29,7 @@ def setting_of(config: Config, data: PreparedData) -> dict[str, Any]:
     ``config`` is the study's, with the vocabulary's size.
     """
     budget = budget_of(config.model)
-    fields = {k: v for k, v in _flat(config).items() if k not in APART}
+    fields = {k: v for k, v in flat(config).items() if k not in APART}
     return fields | {
         "total_parameters": budget.total,
         "active_parameters": budget.active,
@@ -41,13 +42,25 @@ def setting_of(config: Config, data: PreparedData) -> dict[str, Any]:
     }
 
 
-def _flat(section: Any, path: str = "") -> dict[str, Any]:
+def config_of(setting: Mapping[str, Any]) -> Config:
+    """Return the study's config, as far as a setting has it: the rest are defaults."""
+    values: dict[str, Any] = {}
+    for path in flat(Config()).keys() & setting.keys():
+        *sections, name = path.split(".")
+        section = values
+        for part in sections:
+            section = section.setdefault(part, {})
+        section[name] = setting[path]
+    return schema.read(values)
+
+
+def flat(section: Any, path: str = "") -> dict[str, Any]:
     """Flatten the fields with which a run cannot be continued otherwise."""
     found: dict[str, Any] = {}
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
         if dataclasses.is_dataclass(value):
-            found |= _flat(value, f"{path}{field.name}.")
+            found |= flat(value, f"{path}{field.name}.")
         elif not field.metadata["resumable"]:
             found[f"{path}{field.name}"] = value
     return found
@@ -59,7 +72,7 @@ def difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> Differenc
     Where a setting lacks a field of the schema it is from before that field, whose default is how
     runs were then.
     """
-    defaults = _flat(Config())
+    defaults = flat(Config())
     for field in sorted(first.keys() | second.keys()):
         default = defaults.get(field, MISSING)
         values = first.get(field, default), second.get(field, default)

@@ -25,7 +25,7 @@ class Summary(NamedTuple):
 class Difference(NamedTuple):
     """The mean of paired differences, with the interval of the paired t test.
 
-    ``sd`` (of the differences), ``low`` and ``high`` are None for fewer than two pairs.
+    ``sd`` (of the differences), ``low``, ``high`` and ``p`` are None for fewer than two pairs.
     """
 
     mean: float
@@ -33,13 +33,20 @@ class Difference(NamedTuple):
     low: float | None
     high: float | None
     n: int
+    p: float | None
+    """Of the two-sided test that there is no difference."""
 
     @property
     def verdict(self) -> str:
         """Return lower or higher, or ``not told apart`` where the interval holds 0 or is none."""
-        if self.low is None or self.low <= 0 <= self.high:
-            return "not told apart"
-        return "lower" if self.mean < 0 else "higher"
+        return direction(self.mean, self.low is not None and not self.low <= 0 <= self.high)
+
+
+def direction(mean: float, told_apart: bool) -> str:
+    """Return a verdict in words."""
+    if not told_apart:
+        return "not told apart"
+    return "lower" if mean < 0 else "higher"
 
 
 class Pooled(NamedTuple):
@@ -67,9 +74,26 @@ def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -
         return None
     mean, sd, _, _, n = summary(first[seed] - second[seed] for seed in shared)
     if sd is None:
-        return Difference(mean, None, None, None, n)
-    half = float(stats.t.ppf(1 - LEVEL / 2, n - 1)) * sd / math.sqrt(n)
-    return Difference(mean, sd, mean - half, mean + half, n)
+        return Difference(mean, None, None, None, n, None)
+    error = sd / math.sqrt(n)
+    half = float(stats.t.ppf(1 - LEVEL / 2, n - 1)) * error
+    # Equal differences in all pairs have no spread: none is 0, or all are far from it.
+    shift = abs(mean) / error if error else math.inf if mean else 0.0
+    return Difference(mean, sd, mean - half, mean + half, n, float(2 * stats.t.sf(shift, n - 1)))
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Return Holm's adjusted p values.
+
+    Where those below ``LEVEL`` are called different, any false call among all has at most that
+    probability, however they depend on each other.
+    """
+    adjusted: dict[str, float] = {}
+    highest = 0.0
+    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[name]))
+        adjusted[name] = highest
+    return adjusted
 
 
 def pooled_sd(deviations: Iterable[tuple[float | None, int]]) -> Pooled | None:

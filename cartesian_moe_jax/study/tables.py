@@ -40,6 +40,11 @@ def number(value: int | float | None, form: str = ",.4f") -> str:
     return NOTHING if value is None else format(value, form)
 
 
+def probability(p: float | None) -> str:
+    """Return a p value, or the sign for none."""
+    return plain("<0.001") if p is not None and p < 0.001 else number(p, ".3f")
+
+
 def mean_and_sd(values: Summary, form: str = ".4f") -> str:
     """Return ``mean ± sd``, or the mean alone of a single value."""
     mean = format(values.mean, form)

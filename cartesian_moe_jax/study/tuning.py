@@ -22,11 +22,13 @@ class Grid(NamedTuple):
     learning_rates: tuple[float, ...]
     expert_rates: tuple[float, ...]
     extensions: int
+    first_expert_rate: float = 1.0
+    """The multiplier with which the learning rates are tried."""
 
     @property
     def size(self) -> int:
         """Trials without extensions; 0 where there is nothing to choose."""
-        trials = len(self.learning_rates) + len(set(self.expert_rates) - {1.0})
+        trials = len(self.learning_rates) + len({*self.expert_rates} - {self.first_expert_rate})
         return trials if trials > 1 else 0
 
 
@@ -34,11 +36,30 @@ Losses = Mapping[Rates, float]
 """Validation loss of the trials so far; infinite where one failed."""
 
 
-def grid_of(study: StudyConfig, *, has_experts: bool) -> Grid:
-    """Read the grid of a study; raises UserError for what is no rising list of positive numbers."""
+class Given(NamedTuple):
+    """Rates that a variant names, which are not tuned; None: it does not name it."""
+
+    learning_rate: float | None = None
+    expert_rate: float | None = None
+
+
+TUNED = Given()
+
+
+def grid_of(study: StudyConfig, given: Given = TUNED, *, has_experts: bool) -> Grid:
+    """Read the grid of a study; raises UserError for what is no rising list of positive numbers.
+
+    Of a rate that is given, that value alone is in the grid.
+    """
     learning = numbers(study.learning_rates, "config.study.learning_rates")
     expert = numbers(study.expert_rates, "config.study.expert_rates")
-    return Grid(learning, expert if has_experts else (1.0,), study.extensions)
+    if given.learning_rate is not None:
+        learning = (given.learning_rate,)
+    if not has_experts:
+        return Grid(learning, (1.0,), study.extensions)
+    if given.expert_rate is not None:
+        return Grid(learning, (given.expert_rate,), study.extensions, given.expert_rate)
+    return Grid(learning, expert, study.extensions)
 
 
 def next_trial(grid: Grid, losses: Losses) -> Rates | None:
@@ -48,7 +69,7 @@ def next_trial(grid: Grid, losses: Losses) -> Rates | None:
     """
     if not grid.size:
         return None
-    wanted = [Rates(rate) for rate in grid.learning_rates]
+    wanted = [Rates(rate, grid.first_expert_rate) for rate in grid.learning_rates]
     missing = [rates for rates in wanted if rates not in losses]
     return missing[0] if missing else _extension(grid, losses) or _multiplier(grid, losses)
 
@@ -56,33 +77,33 @@ def next_trial(grid: Grid, losses: Losses) -> Rates | None:
 def best(grid: Grid, losses: Losses) -> Rates:
     """Return the rates of the lowest loss; raises UserError if all trials failed."""
     if not losses:
-        return Rates(grid.learning_rates[0])
+        return Rates(grid.learning_rates[0], grid.first_expert_rate)
     found = min(losses, key=lambda rates: (losses[rates], rates))
     if math.isinf(losses[found]):
         raise UserError("every learning rate that was tried failed")
     return found
 
 
-def _line(losses: Losses) -> list[Rates]:
-    return sorted(rates for rates in losses if rates.expert_rate == 1)
+def _line(grid: Grid, losses: Losses) -> list[Rates]:
+    return sorted(rates for rates in losses if rates.expert_rate == grid.first_expert_rate)
 
 
 def _extension(grid: Grid, losses: Losses) -> Rates | None:
     """Return the next learning rate beyond the end at which the best lies."""
-    line = {rates.learning_rate: losses[rates] for rates in _line(losses)}
+    line = {rates.learning_rate: losses[rates] for rates in _line(grid, losses)}
     beyond = _beyond(line, len(grid.learning_rates) + grid.extensions)
-    return None if beyond is None else Rates(beyond)
+    return None if beyond is None else Rates(beyond, grid.first_expert_rate)
 
 
 def _multiplier(grid: Grid, losses: Losses) -> Rates | None:
     """Return the next multiplier at the best learning rate, also beyond an end."""
-    top = min(_line(losses), key=lambda rates: losses[rates])
+    top = min(_line(grid, losses), key=lambda rates: losses[rates])
     wanted = [top._replace(expert_rate=rate) for rate in grid.expert_rates]
     missing = [rates for rates in wanted if rates not in losses]
     if missing:
         return missing[0]
     column = {r.expert_rate: losses[r] for r in losses if r.learning_rate == top.learning_rate}
-    beyond = _beyond(column, len({1.0, *grid.expert_rates}) + grid.extensions)
+    beyond = _beyond(column, len({grid.first_expert_rate, *grid.expert_rates}) + grid.extensions)
     return None if beyond is None else top._replace(expert_rate=beyond)
 
 

@@ -12,6 +12,9 @@ from cartesian_moe_jax.models.methods import METHODS, with_method
 
 WIDTHS = ("model.d_ff", "model.moe.d_expert")
 BOOLEANS = {"true": True, "false": False}
+CHANGEABLE = ("model", "optimizer")
+"""The sections that are the method's own: what a token passes, and how the weights move. The
+others say on what, for how long and how it is measured, which all that is compared must share."""
 
 
 class Variant(NamedTuple):
@@ -21,6 +24,11 @@ class Variant(NamedTuple):
     """As it was written: METHOD+FIELD=VALUE+..."""
     method: str
     changes: tuple[tuple[str, str], ...]
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """The fields that it names: nothing chooses another value for them."""
+        return frozenset(field for field, _ in self.changes)
 
 
 def parse_variants(text: str) -> list[Variant]:
@@ -34,9 +42,16 @@ def parse_variants(text: str) -> list[Variant]:
     return variants
 
 
-def reference_of(study: StudyConfig) -> str:
-    """Return the variant that gaps are measured from; raises UserError if it is none."""
-    return _variant(study.reference, "config.study.reference").name
+def bases_of(study: StudyConfig) -> list[str]:
+    """Return the variants that others are compared with, each once: the reference, then ``bases``.
+
+    Raises UserError for one that is none.
+    """
+    names = [name.strip() for name in study.bases.split(",") if name.strip()]
+    reference = _variant(study.reference, "config.study.reference").name
+    return list(
+        dict.fromkeys([reference, *(_variant(n, "config.study.bases").name for n in names)])
+    )
 
 
 def _variant(name: str, field: str = "config.study.methods") -> Variant:
@@ -46,7 +61,19 @@ def _variant(name: str, field: str = "config.study.methods") -> Variant:
     for pair in pairs:
         if len(pair) != 2 or "/" in name:
             raise UserError(f"{field}={name!r}: METHOD+FIELD=VALUE+... wanted")
+        _require_changeable(pair[0], name, field)
     return Variant(name, method, tuple(pairs))
+
+
+def _require_changeable(path: str, name: str, field: str) -> None:
+    """Raise UserError for a field that exists, and that all variants must have in common."""
+    sections = {section.name for section in dataclasses.fields(Config)} - set(CHANGEABLE)
+    # The size of the vocabulary is the tokenizer's, and losses per token are compared.
+    if path.partition(".")[0] in sections or path == "model.vocab_size":
+        raise UserError(
+            f"{field}={name!r} is not allowed: {path} must be the same in all that is compared; "
+            f"a variant may change fields of {' and '.join(CHANGEABLE)}"
+        )
 
 
 def variant_config(config: Config, variant: Variant) -> Config:
@@ -55,15 +82,21 @@ def variant_config(config: Config, variant: Variant) -> Config:
     ``config.model`` describes the plain layer: d_ff, moe.num_experts, moe.top_k. A variant that
     sets a width itself keeps it. Raises UserError for an unknown field or a value not allowed.
     """
-    plain = plain_layer(config.model)
     budget = budget_of(config.model)
+    changed = changed_config(config, variant)
+    if not variant.fields & set(WIDTHS):
+        model = with_matching_width(changed.model, budget)
+        changed = dataclasses.replace(changed, model=model)
+    return changed
+
+
+def changed_config(config: Config, variant: Variant) -> Config:
+    """Return the config with what a variant changes, its width not matched yet."""
+    plain = plain_layer(config.model)
     model = dataclasses.replace(with_method(config.model, variant.method, plain), d_ff=plain.d_ff)
     changed = dataclasses.replace(config, model=model)
     for field, value in variant.changes:
         changed = _with_field(changed, field, value)
-    if not any(field in WIDTHS for field, _ in variant.changes):
-        model = with_matching_width(changed.model, budget)
-        changed = dataclasses.replace(changed, model=model)
     return changed
 
 

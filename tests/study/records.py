@@ -25,6 +25,14 @@ ABOUT = {
     "machine": "2 CPU cores",
 }
 SETTING = {
+    "model.d_model": 384,
+    "model.num_layers": 8,
+    "model.num_heads": 6,
+    "model.d_ff": 768,
+    "model.vocab_size": 8192,
+    "model.moe.num_experts": EXPERTS,
+    "data.seq_len": 256,
+    "optimizer.learning_rate": 0.0003,
     "total_parameters": 27_000_000,
     "active_parameters": 13_000_000,
     "steps": 6000,

@@ -10,7 +10,7 @@ from tests.study import records
 
 
 def test_records_are_sorted_into_what_they_are_good_for():
-    study = compare(records.study(seeds=(1, 0)), "smoe_share")
+    study = compare(records.study(seeds=(1, 0)), ["smoe_share"])
     methods = ["dense", "smoe_share", "fine_grained", "top_p", "cartesian", "cartesian_noshared"]
     assert list(study.runs) == [*methods, records.THREE]
     assert all(list(by_seed) == [0, 1] for by_seed in study.runs.values())
@@ -21,7 +21,7 @@ def test_records_are_sorted_into_what_they_are_good_for():
 def test_a_loss_that_is_no_number_counts_as_failed():
     run = records.compared("dense", 0, validation={"loss": float("nan")})
     bare = records.compared("top_p", 0, validation={})
-    assert compare([run, bare], "dense").runs == {}
+    assert compare([run, bare], ["dense"]).runs == {}
 
 
 def test_settings_that_differ_are_named_with_both_values():

@@ -52,7 +52,7 @@ addEventListener("message", (found) => document.body.setAttribute("data-found", 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
-    write_report(folder, records.study(), "smoe_share", records.ABOUT)
+    write_report(folder, records.study(), ("smoe_share", "cartesian"), records.ABOUT)
     return (folder / "report.html").read_text()
 
 

@@ -6,7 +6,10 @@ import re
 import pytest
 
 from cartesian_moe_jax.errors import UserError
+from cartesian_moe_jax.study.comparison import compare
+from cartesian_moe_jax.study.family import family_of
 from cartesian_moe_jax.study.report import SECTIONS, require_report_packages, write_report
+from cartesian_moe_jax.study.tables import probability
 from tests.study import records
 
 RANKING = re.compile(
@@ -14,8 +17,11 @@ RANKING = re.compile(
 )
 
 
-def written(folder, runs, reference="smoe_share"):
-    files = write_report(folder, runs, reference, records.ABOUT)
+BASES = ("smoe_share", "cartesian")
+
+
+def written(folder, runs, *bases):
+    files = write_report(folder, runs, bases or BASES, records.ABOUT)
     assert all(file.is_file() for file in files)
     return (folder / "report.md").read_text()
 
@@ -65,6 +71,51 @@ def noisy(variant, seed):
     return dataclasses.replace(run, validation=run.validation | {"loss": 3.6 + swing})
 
 
+def test_verdicts_stand_beside_those_that_are_left_by_holms_correction(whole):
+    text = section(whole[1], "Paired differences in validation loss")
+    cells = row(text, "`cartesian`")
+    family = family_of(compare(records.study(), BASES), "smoe_share", losses_of)
+    assert cells[2] == family.adjusted_verdict("cartesian")
+    difference, adjusted = family.differences["cartesian"], family.adjusted()["cartesian"]
+    assert cells[5:] == [f"{difference.p:.3f}", f"{adjusted:.3f}", "3"]
+    assert f"for the {family.size} comparisons of its table: {cells[2]}." in text
+
+
+def test_a_small_p_is_not_shown_as_none():
+    shown = [probability(p) for p in (0.0004, 0.0011, 1.0, None)]
+    assert shown == ["&lt;0.001", "0.001", "1.000", "-"]
+
+
+def losses_of(variant):
+    return {seed: records.compared(variant, seed).validation["loss"] for seed in range(3)}
+
+
+def test_every_interval_with_a_verdict_is_counted(whole):
+    """Of these tables the cell behind the interval is p, and - where there is none."""
+    rows = [line.split(" | ") for line in whole[1].splitlines() if line.startswith("| ")]
+    verdicts = {"lower", "higher", "not told apart"}
+    count = sum(len(cells) == 8 and cells[1] in verdicts and cells[5] != "-" for cells in rows)
+    said = re.search(r"This report has (\d+) intervals with a verdict, in (\d+) tables", whole[1])
+    # One more stands in the sentence below the paper's table 3.
+    assert [int(number) for number in said.groups()] == [count + 1, 3]
+    assert f"{0.05 * (count + 1):.2g} of {count + 1} would be called" in whole[1]
+
+
+def test_each_base_has_its_table(tmp_path):
+    alike = [
+        dataclasses.replace(records.compared(v, s), variant=f"{v}+model.moe.offset=1")
+        for v in ("smoe_share", "cartesian")
+        for s in range(2)
+    ]
+    base = "cartesian+model.moe.offset=1"
+    text = written(tmp_path, [*records.study(), *alike], "dense", base, "hash")
+    text = section(text, "Paired differences in validation loss")
+    own = text.split(f"| minus `{base}` |")[1].split("\n\n")[0]
+    assert re.findall(r"^\| `([^`]+)` ", own, re.M) == ["smoe_share+model.moe.offset=1"]
+    assert "| minus `dense` |" in text and "| minus `cartesian` |" not in text
+    assert "No variant shares a seed with `hash`: no differences to it." in text
+
+
 def test_what_the_interval_does_not_settle_is_not_ranked(tmp_path):
     runs = [noisy(variant, seed) for variant in ("smoe_share", "cartesian") for seed in range(3)]
     text = written(tmp_path, runs)
@@ -83,7 +134,7 @@ def test_one_seed_has_no_intervals_and_says_so(tmp_path):
     text = written(tmp_path, records.study(seeds=(0,)))
     assert "There is one seed only." in text
     assert not re.search(r"^\|.*\| (lower|higher) \|", text, re.M)
-    assert row(section(text, "Paired differences in validation loss"), "`dense`")[3] == "-"
+    assert row(section(text, "Paired differences in validation loss"), "`dense`")[4:7] == ["-"] * 3
     assert "±" not in section(text, "Table 1 of the paper, as measured here").split("\n\n")[1]
     assert "too few to say anything" in text
     assert "would find with probability" not in text
@@ -107,7 +158,8 @@ def test_table_4_has_the_rise_and_its_range(whole):
         if (trial["kind"], trial["where"], trial["amount"]) == ("disabled", "all", 1)
     ]
     cells = row(text, "`cartesian`")
-    assert cells[4] == f"{sum(rises) / 3:+.3f} ({min(rises):+.3f}..{max(rises):+.3f})"
+    assert cells[3] == "1 of 2" and row(text, "`top_p`")[3] == "1 of 2.6"
+    assert cells[5] == f"{sum(rises) / 3:+.3f} ({min(rises):+.3f}..{max(rises):+.3f})"
     assert cells[-2:] == ["27.72", "+1.517"]
     assert "Not defined or not tested for `dense`." in text
     assert f"| `{records.THREE}` | sublayer 2 |" in text
@@ -122,6 +174,22 @@ def test_the_choice_of_rates_is_shown_with_its_doubts(whole):
     assert "8.19 million tokens" in text
 
 
+def test_rates_that_were_given_are_told_from_those_that_were_tuned(tmp_path):
+    pinned = "cartesian+optimizer.expert_rate=2"
+    runs = [dataclasses.replace(records.compared("cartesian", 0), variant=pinned)]
+    runs += [dataclasses.replace(records.tuned("cartesian", 0.001, 4.5, 2.0), variant=pinned)]
+    runs += [records.compared("dense", 0), records.compared("top_p", 0), *records.tuning()[:3]]
+    text = written(tmp_path, runs)
+    table = section(text, "Table 1 of the paper, as measured here")
+    assert row(table, "`dense`")[5] == "0.001"
+    assert row(table, "`top_p`")[5] == "0.001, given"
+    assert row(table, f"`{pinned}`")[5] == "0.001 (experts 2x), experts' given"
+    tuning = section(text, "Tuning of the learning rates")
+    assert "- `top_p`: not tuned, the rates were given: 0.001." in tuning
+    assert f"- `{pinned}`: the rate of the experts was given." in tuning
+    assert "measured on the same validation text" in tuning
+
+
 def test_a_choice_other_than_the_lowest_loss_is_named(tmp_path):
     runs = [records.compared("dense", 0)]
     runs += [records.tuned("dense", rate, loss) for rate, loss in ((0.001, 4.5), (0.004, 4.1))]
@@ -133,6 +201,16 @@ def test_deviations_from_the_budget_are_in_percent(whole):
     text = section(whole[1], "Matching")
     assert row(text, "`cartesian`")[-4:] == ["27.040", "+0.15%", "13.010", "+0.08%"]
     assert row(text, "`dense`")[-4:] == ["13.120", "-", "13.120", "+0.92%"]
+
+
+def test_what_the_runs_have_in_common_is_no_more_than_that(whole):
+    text = section(whole[1], "Matching")
+    assert row(text, "`optimizer.learning_rate`") == ["`optimizer.learning_rate`", "`0.001`"]
+    assert row(text, "`model.num_layers`")[1] == "`8`"
+    assert row(text, "`data.end_of_text`")[1] == "(empty)"
+    for field in ("optimizer.expert_rate", "model.moe.sublayers", "model.moe.d_expert"):
+        assert f"| `{field}` |" not in text
+    assert "`active_parameters`" not in text
 
 
 def test_disagreements_are_noted(tmp_path, whole):
@@ -177,7 +255,7 @@ def test_a_reference_without_runs_is_said(tmp_path):
 def test_settings_that_differ_stop_the_report(tmp_path):
     runs = [records.compared("dense", 0), records.compared("top_p", 0, setting={"steps": 1})]
     with pytest.raises(UserError, match="setting"):
-        write_report(tmp_path, runs, "dense", {})
+        write_report(tmp_path, runs, BASES, {})
     assert not list(tmp_path.iterdir())
 
 

@@ -8,12 +8,13 @@ import signal
 
 import pytest
 
+from cartesian_moe_jax import __main__ as command_line
 from cartesian_moe_jax import config as schema
 from cartesian_moe_jax.runs.metric_records import run_metrics
 from cartesian_moe_jax.study import runner
 from cartesian_moe_jax.study.command import run_study
 from cartesian_moe_jax.study.plan import model_facts
-from cartesian_moe_jax.study.record import COMPARISON, TUNING, read_records
+from cartesian_moe_jax.study.record import COMPARISON, TUNING, read_records, write_record
 from cartesian_moe_jax.study.runner import Stopped, Study
 from cartesian_moe_jax.training.loop import Outcome
 from tests import processes
@@ -35,6 +36,7 @@ def study_config(tmp_path, **sections):
     values = processes.values(
         tmp_path,
         model={"moe": moe},
+        optimizer={"learning_rate": schema.OptimizerConfig.learning_rate},
         training={"log_every": 1},
         evaluation={"max_tokens": 500},
         parallel={"data": -1},
@@ -218,6 +220,25 @@ def test_other_rates_are_another_run(finished, tmp_path):
     assert len(list((tmp_path / "study" / "runs").iterdir())) == 2
 
 
+def test_rates_that_a_variant_names_are_trained_with_and_the_others_tuned(tmp_path, monkeypatch):
+    """A multiplier is taken as it is, not times the tuned one, and a rate is not replaced."""
+
+    def train(config, workdir, data):
+        raise RuntimeError(f"{config.optimizer.learning_rate:g} {config.optimizer.expert_rate:g}")
+
+    monkeypatch.setattr(runner, "train", train)
+    both = "cartesian+optimizer.learning_rate=0.02+optimizer.expert_rate=3"
+    few = {"methods": f"cartesian+optimizer.expert_rate=3,{both}", "seeds": "0"}
+    few["expert_rates"] = "1,2"
+    Study(study_config(tmp_path, study=few), tmp_path / "study", lambda line: None).run()
+    found = records_of(tmp_path / "study")
+    tried = {r.failed for r in found.values() if r.purpose == TUNING}
+    assert tried == {"0.005 3", "0.01 3"}
+    given = found[f"comparison.{both}.seed0"]
+    assert given.failed == "0.02 3"
+    assert given.rates == {"learning_rate": 0.02, "expert_rate": 3.0}
+
+
 def test_a_diverged_run_is_a_failed_one(finished, tmp_path):
     config = study_config(
         tmp_path,
@@ -238,6 +259,53 @@ def test_studies_made_apart_merge(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "train", None)
     run_study(finished.config, tmp_path / "machine0", [tmp_path / "machine1"])
     assert records_of(tmp_path / "machine0") == finished.records
+
+
+def test_a_report_needs_the_records_alone(finished, tmp_path, monkeypatch):
+    """No text, no tokenizer, and not the config that they were made with."""
+    made = finished.study().about()
+    for name in ("prepare", "resolve_tokenizer", "train"):
+        monkeypatch.setattr(runner, name, None)
+    for seed in (0, 1):
+        folder = tmp_path / f"machine{seed}" / "records"
+        folder.mkdir(parents=True)
+        for file in finished.files():
+            if f"seed{seed}." in file.name:
+                shutil.copy(file, folder)
+    bases = schema.StudyConfig(reference="dense", bases="cartesian")
+    config = schema.Config(study=bases)
+    run_study(config, tmp_path / "machine0", [tmp_path / "machine1"], report_only=True)
+    text = (tmp_path / "machine0" / "report.md").read_text()
+    assert "| minus `dense` |" in text and "| minus `cartesian` |" in text
+    assert f"(hash {made['Trained on'][-9:]}" in text  # of the text that was prepared
+    assert f"- Plain layer: {made['Plain layer']}" in text
+    assert records_of(tmp_path / "machine0").keys() == {
+        name for name in finished.records if name.startswith("comparison")
+    }
+
+
+def test_the_command_reports_a_folder_without_a_preset(finished, tmp_path):
+    shutil.copytree(finished.workdir / "records", tmp_path / "records")
+    command = ["study", f"--workdir={tmp_path}", "--bases=dense"]
+    alone = command_line.parse([*command, "--report_only"])
+    alone.run(alone)
+    text = (tmp_path / "report.md").read_text()
+    assert "| minus `dense` |" in text and "| minus `cartesian` |" not in text
+    arguments = command_line.parse(command)
+    assert "study needs a preset" in message_of(arguments.run, arguments)
+
+
+def test_a_report_of_no_records_or_of_two_studies_is_one_line(finished, tmp_path):
+    config, options = schema.Config(), {"report_only": True}
+    words = message_of(run_study, config, tmp_path, **options)
+    assert f"{tmp_path / 'records'} has no records: there is nothing to report" in words
+    other = dataclasses.replace(
+        finished.records["comparison.dense.seed0"], setting={"training.steps": 7}
+    )
+    write_record(tmp_path / "records", other)
+    words = message_of(run_study, config, finished.workdir, [tmp_path], **options)
+    assert "they cannot be compared" in words
+    assert len(records_of(finished.workdir)) == len(finished.records)
 
 
 def test_records_of_another_setting_are_refused(finished, tmp_path):
@@ -272,6 +340,7 @@ def test_widths_and_what_deviates_are_said_before_anything_is_trained(finished):
         ({"methods": "moe"}, "config.study.methods='moe' is unknown"),
         ({"reference": "moe"}, "config.study.reference='moe' is unknown"),
         ({"learning_rates": "high"}, "config.study.learning_rates='high' is not allowed"),
+        ({"methods": "dense+training.steps=3"}, "training.steps must be the same in all"),
         ({"methods": "cartesian+model.moe.router=best"}, "config.model.moe.router='best' is unk"),
     ],
 )

@@ -8,6 +8,7 @@ from scipy import stats
 
 from cartesian_moe_jax.study.statistics import (
     effective_number,
+    holm,
     independent_number,
     paired_difference,
     pooled_sd,
@@ -48,15 +49,26 @@ def test_the_verdict_is_that_of_scipys_test(seed):
     pvalue = stats.ttest_rel(first, second).pvalue
     found = paired_difference(dict(enumerate(first)), dict(enumerate(second)))
     assert found.verdict == ("lower" if pvalue < 0.05 else "not told apart")
+    assert found.p == pytest.approx(pvalue)
+
+
+def test_holms_p_values_are_those_computed_by_hand():
+    # Sorted: 4 x .01, 3 x .02 = .06, 2 x .025 = .05 (not below the one before), 1 x .9.
+    found = holm({"c": 0.025, "d": 0.9, "a": 0.01, "b": 0.02})
+    assert found == pytest.approx({"a": 0.04, "b": 0.06, "c": 0.06, "d": 0.9})
+    assert holm({"a": 0.6, "b": 0.7}) == {"a": 1.0, "b": 1.0}
+    assert holm({}) == {}
 
 
 def test_verdicts_name_the_direction_and_one_pair_has_none():
     base = {0: 1.0, 1: 1.0, 2: 1.0}
     assert paired_difference({0: 2.0, 1: 2.1, 2: 1.9}, base).verdict == "higher"
     assert paired_difference({0: 0.1, 1: 0.0, 2: 0.2}, base).verdict == "lower"
-    assert paired_difference(base, base).verdict == "not told apart"
+    same, far = paired_difference(base, base), paired_difference(dict.fromkeys(base, 2.0), base)
+    assert (same.verdict, same.p) == ("not told apart", 1.0)
+    assert (far.verdict, far.p) == ("higher", 0.0)
     single = paired_difference({0: 5.0}, base)
-    assert (single.low, single.high, single.sd) == (None, None, None)
+    assert (single.low, single.high, single.sd, single.p) == (None,) * 4
     assert single.verdict == "not told apart"
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from cartesian_moe_jax.config import StudyConfig
-from cartesian_moe_jax.study.tuning import Grid, Rates, best, grid_of, next_trial
+from cartesian_moe_jax.study.tuning import Given, Grid, Rates, best, grid_of, next_trial
 from tests.messages import message_of
 
 GRID = Grid((1e-3, 2e-3, 4e-3), (1.0, 2.0), extensions=2)
@@ -74,6 +74,28 @@ def test_all_failed():
 def test_nothing_is_tried_where_nothing_is_to_be_chosen():
     grid = Grid((3e-3,), (1.0,), extensions=2)
     assert tried(grid, valley(1e-3)) == {} and best(grid, {}) == Rates(3e-3)
+
+
+STUDY = StudyConfig(learning_rates="1e-3,2e-3", expert_rates="1,2,4", extensions=2)
+
+
+def test_a_given_multiplier_is_kept_while_learning_rates_are_tried():
+    grid = grid_of(STUDY, Given(expert_rate=3.0), has_experts=True)
+    losses = tried(grid, valley(8e-3))
+    assert {rates.expert_rate for rates in losses} == {3.0}
+    assert [r.learning_rate for r in losses] == pytest.approx([1e-3, 2e-3, 4e-3, 8e-3])
+    assert best(grid, losses) == Rates(8e-3, 3.0) and grid.size == 2
+
+
+def test_a_given_learning_rate_is_kept_while_multipliers_are_tried():
+    grid = grid_of(STUDY, Given(learning_rate=5e-3), has_experts=True)
+    losses = tried(grid, lambda rates: -rates.expert_rate)
+    assert list(losses) == [Rates(5e-3, x) for x in (1.0, 2.0, 4.0, 8.0, 16.0)]
+
+
+def test_where_both_are_given_nothing_is_tried():
+    grid = grid_of(STUDY, Given(5e-3, 2.0), has_experts=True)
+    assert tried(grid, valley(1e-3)) == {} and best(grid, {}) == Rates(5e-3, 2.0)
 
 
 def test_equal_losses_take_the_lowest_rate():

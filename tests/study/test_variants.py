@@ -5,11 +5,17 @@ import dataclasses
 import pytest
 
 from cartesian_moe_jax import config as schema
+from cartesian_moe_jax.config import StudyConfig
 from cartesian_moe_jax.models.matching import budget_of, count
 from cartesian_moe_jax.models.methods import METHODS
-from cartesian_moe_jax.study.plan import comparison_run, run_config
-from cartesian_moe_jax.study.tuning import Rates
-from cartesian_moe_jax.study.variants import Variant, parse_variants, variant_config
+from cartesian_moe_jax.study.plan import (
+    comparison_run,
+    given_rates,
+    require_untouched_rates,
+    run_config,
+)
+from cartesian_moe_jax.study.tuning import Given, Rates
+from cartesian_moe_jax.study.variants import Variant, bases_of, parse_variants, variant_config
 from configs import study
 from tests.messages import message_of
 
@@ -78,14 +84,62 @@ def test_what_is_not_of_the_model_can_be_changed_too():
     assert of("cartesian+model.moe.shared_expert=false").model.moe.shared_expert is False
 
 
-@pytest.mark.parametrize(
-    "name, experts",
-    [("cartesian", 2.0), ("cartesian+optimizer.expert_rate=1.5", 3.0), ("dense_stacked", 1.0)],
-)
+@pytest.mark.parametrize("name, experts", [("cartesian", 2.0), ("dense_stacked", 1.0)])
 def test_a_record_has_the_rates_that_were_trained_with(name, experts):
     run = comparison_run(parse_variants(name)[0], 0, Rates(0.004, 2.0))
     record = run.record(run_config(plain(), run), {})
     assert record.rates == {"learning_rate": 0.004, "expert_rate": experts}
+
+
+@pytest.mark.parametrize(
+    "changes, given",
+    [
+        ("", Given()),
+        ("+optimizer.expert_rate=2", Given(expert_rate=2.0)),
+        ("+optimizer.learning_rate=0.004", Given(learning_rate=0.004)),
+        ("+optimizer.expert_rate=1+optimizer.weight_decay=0", Given(expert_rate=1.0)),
+    ],
+)
+def test_rates_that_a_variant_names_are_given(changes, given):
+    assert given_rates(plain(), parse_variants(f"cartesian{changes}")[0]) == given
+
+
+@pytest.mark.parametrize("field, value", [("learning_rate", 0.004), ("expert_rate", 2.0)])
+def test_a_rate_that_the_grid_would_replace_is_refused(field, value):
+    config = plain()
+    require_untouched_rates(config)
+    optimizer = dataclasses.replace(config.optimizer, **{field: value})
+    words = message_of(require_untouched_rates, dataclasses.replace(config, optimizer=optimizer))
+    assert f"config.optimizer.{field}={value:g} is not allowed in a study" in words
+    assert f"config.study.{field}s" in words and f"METHOD+optimizer.{field}={value:g}" in words
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "training.steps=5",
+        "training.seed=1",
+        "data.corpus=python",
+        "evaluation.max_tokens=5",
+        "study.seeds=1",
+        "parallel.data=2",
+        "profile=1:2",
+        "model.vocab_size=4096",
+    ],
+)
+def test_what_all_that_is_compared_must_share_cannot_be_changed(change):
+    name, field = f"cartesian+{change}", change.split("=")[0]
+    words = f"={name!r} is not allowed: {field} must be the same in all that is compared"
+    assert f"config.study.methods{words}" in message_of(parse_variants, f"dense,{name}")
+    assert f"config.study.reference{words}" in message_of(bases_of, StudyConfig(reference=name))
+    assert f"config.study.bases{words}" in message_of(bases_of, StudyConfig(bases=f"dense,{name}"))
+
+
+def test_bases_begin_with_the_reference_and_have_each_once():
+    study = StudyConfig(reference="dense", bases="cartesian, dense,,cartesian+model.moe.offset=1")
+    assert bases_of(study) == ["dense", "cartesian", "cartesian+model.moe.offset=1"]
+    assert bases_of(StudyConfig(bases="")) == ["smoe_share"]
+    assert "config.study.bases='moe' is unknown" in message_of(bases_of, StudyConfig(bases="moe"))
 
 
 @pytest.mark.parametrize(

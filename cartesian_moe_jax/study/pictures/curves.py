@@ -6,10 +6,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from cartesian_moe_jax.study.pictures.legend import legend_below
 from cartesian_moe_jax.study.pictures.style import color, dashes, drawing, label, svg_of
 
-SETTLED = 0.05
-"""The share of the tokens that the vertical axis is not made for: losses fall steeply there."""
+SETTLED = 0.2
+"""The share of the tokens that the vertical axis is not made for. Losses fall steeply there, and
+gaps are many times what is left in the end."""
 COLUMNS = 2
 
 
@@ -23,8 +25,7 @@ class Curves(NamedTuple):
 def draw_losses(curves: Mapping[str, Curves]) -> bytes:
     """Draw the mean over seeds of each variant's training loss against tokens as SVG."""
     styles = dashes(list(curves))
-    rows = -(-len(curves) // COLUMNS)
-    with drawing(3.6 + 0.24 * rows) as figure:
+    with drawing(3.6) as figure:
         axes = figure.subplots()
         for variant, curve in curves.items():
             axes.plot(
@@ -32,11 +33,11 @@ def draw_losses(curves: Mapping[str, Curves]) -> bytes:
                 curve.values.mean(0),
                 styles[variant],
                 color=color(variant),
-                label=label(variant, 60),
+                label=label(variant, 48),
             )
         axes.set(xlabel="tokens, millions", ylabel="training loss, nats per token")
         axes.set_ylim(*_limits([_settled(curve).mean(0) for curve in curves.values()]))
-        figure.legend(loc="outside lower center", ncols=COLUMNS)
+        legend_below(figure)
         return svg_of(figure)
 
 
@@ -51,7 +52,7 @@ def draw_gaps(gaps: Mapping[str, Curves], reference: str) -> bytes:
             axes.plot(gap.tokens / 1e6, gap.values.T, color=shade, linewidth=0.7, alpha=0.5)
             axes.plot(gap.tokens / 1e6, gap.values.mean(0), color=shade, linewidth=2)
             axes.axhline(0, color="black", linewidth=0.8)
-            axes.set_title(label(variant, 26))
+            axes.set_title(label(variant, 23))
             axes.set_ylim(*limits)
         for axes in panels[len(gaps) :]:
             axes.set_visible(False)

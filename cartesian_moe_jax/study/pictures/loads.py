@@ -25,7 +25,7 @@ def draw_loads(loads: Mapping[str, Loads]) -> bytes:
         for axes, (variant, layers) in zip(panels, loads.items(), strict=False):
             _draw_strips(axes, layers, color(variant))
             axes.axhline(1, color="black", linewidth=0.8)
-            axes.set_title(label(variant, 26))
+            axes.set_title(label(variant, 23))
             axes.set_ylim(0, 1.05 * highest)
         for axes in panels[len(loads) :]:
             axes.set_visible(False)

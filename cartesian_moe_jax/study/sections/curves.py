@@ -41,7 +41,7 @@ def _losses(losses: dict[str, Curves]) -> Picture:
         "losses",
         "Training loss of each variant against the tokens it was trained on",
         "Training loss (nats per token, before each update, mean over seeds) against millions of "
-        "tokens. The first 5% of the tokens may leave the picture at its top. Nothing is "
+        "tokens. The first 20% of the tokens may leave the picture at its top. Nothing is "
         "extrapolated: where the curves would go with more tokens is not known.",
         draw_losses(losses),
     )
@@ -53,7 +53,7 @@ def _gaps(gaps: dict[str, Curves], reference: str) -> Picture:
         f"Training loss of each variant minus that of {reference} against tokens",
         f"Training loss minus that of {reference} with the same seed (nats per token) against "
         "millions of tokens: thin lines are seeds, the thick one is their mean; below 0 is a "
-        "lower loss. The vertical axis is made for what follows the first 5% of the tokens. "
+        "lower loss. The vertical axis is made for what follows the first 20% of the tokens. "
         "Nothing is extrapolated: a gap that shrinks need not close, nor stay.",
         draw_gaps(gaps, reference),
     )

@@ -1,14 +1,17 @@
 """What was compared, and how small a difference it could show."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from cartesian_moe_jax.study import published
 from cartesian_moe_jax.study.comparison import Comparison
+from cartesian_moe_jax.study.family import loss_families
+from cartesian_moe_jax.study.noise import Noise, noise_of
 from cartesian_moe_jax.study.section import Section
-from cartesian_moe_jax.study.sections.differences import against
-from cartesian_moe_jax.study.statistics import LEVEL, POWER, pooled_sd, smallest_gap, summary
-from cartesian_moe_jax.study.tables import bullets, code, plain
+from cartesian_moe_jax.study.sections.robustness import harm_family
+from cartesian_moe_jax.study.sections.shared_expert import shared_expert_difference
+from cartesian_moe_jax.study.statistics import LEVEL, POWER, summary
+from cartesian_moe_jax.study.tables import bullets, code, number, plain, table
 
 RIVALS = ("smoe_share", "fine_grained")
 """What the paper's gap is named against."""
@@ -28,8 +31,10 @@ def limits(study: Comparison) -> Section:
     """Return what the number of seeds and tokens allows to be said."""
     if not study.runs:
         return Section(TITLE, ["No compared run was measured, so nothing is said of the methods."])
-    lines = [_size(study), *_tokens(study), *(_noise(study) or [ONE_SEED]), ORDER]
-    return Section(TITLE, [bullets(lines)])
+    several = any(len(runs) > 1 for runs in study.runs.values())
+    noise = _noise(study) if several else [bullets([ONE_SEED])]
+    facts = bullets([_size(study), *_tokens(study), ORDER])
+    return Section(TITLE, [facts, *noise])
 
 
 def _size(study: Comparison) -> str:
@@ -57,37 +62,51 @@ def _tokens(study: Comparison) -> list[str]:
 
 
 def _noise(study: Comparison) -> list[str]:
-    """Return what several seeds tell of the noise; nothing for one seed."""
-    groups = [summary(study.losses(variant).values()) for variant in study.runs]
-    within = pooled_sd((group.sd, group.n) for group in groups)
-    if within is None:
-        return []
-    lines = [
-        f"From seed to seed the validation loss of one variant has a standard deviation of "
-        f"{within.sd:.4f} nats per token (pooled over the variants, {within.degrees} degrees of "
-        "freedom)."
+    """Return what several seeds tell of the noise."""
+    groups = noise_of(study)
+    if not groups:
+        return ["There are no paired seeds, so no difference has an interval."]
+    return [_noise_table(groups), f"{POOLED} {_published()}", bullets([_verdicts(study), SPAN])]
+
+
+def _noise_table(groups: Sequence[Noise]) -> str:
+    counts = sorted({n for group in groups for n in group.counts})
+    header = [
+        "fields changed",
+        "variants",
+        "sd from seed to seed",
+        "sd of paired differences",
+        "pairs of variants",
+        *(f"smallest gap, {n} paired seeds" for n in counts),
     ]
-    differences = against(study, study.reference, study.losses)
-    paired = pooled_sd((d.sd, d.n) for d in differences.values())
-    if paired is None:
-        return [*lines, "There are no paired seeds, so no difference has an interval."]
-    numbers = sorted({d.n for d in differences.values() if d.n > 1})
-    gaps = [f"{smallest_gap(paired.sd, n):.4f} with {n} paired seeds" for n in numbers]
-    lines.append(
-        f"Differences to {code(study.reference)} of the same seed have a standard deviation of "
-        f"{paired.sd:.4f} (pooled, {paired.degrees} degrees of freedom). The smallest true gap "
-        f"that a paired t test at the {LEVEL:.0%} level would find with probability {POWER:g} is "
-        f"{' and '.join(gaps)}, in nats per token. Smaller gaps are found less often. "
-        f"{_published()}"
-    )
-    return [*lines, _comparisons(len(differences)), SPAN]
+    rows = []
+    for group in groups:
+        gaps = group.smallest_gaps()
+        rows.append(
+            [
+                code(group.changes) if group.changes else "none",
+                str(group.variants),
+                f"{group.seeds.sd:.4f}",
+                f"{group.paired.sd:.4f}",
+                str(group.pairs),
+                *(number(gaps.get(n)) for n in counts),
+            ]
+        )
+    return table(header, rows)
 
 
-def _comparisons(count: int) -> str:
+def _verdicts(study: Comparison) -> str:
+    """Return how many verdicts chance would give, were nothing different."""
+    families = [*loss_families(study), harm_family(study)]
+    shared = shared_expert_difference(study)
+    count = sum(family.size for family in families) + bool(shared and shared.p is not None)
+    tables = sum(family.size > 0 for family in families)
     return (
-        f"Each interval is at the {1 - LEVEL:.0%} level on its own, without correction for their "
-        f"number: of {count} comparisons with no true difference, {count * LEVEL:.2g} would be "
-        "called lower or higher on average."
+        f"This report has {count} intervals with a verdict, in {tables} tables. Each is at "
+        f"the {1 - LEVEL:.0%} level on its own: with no true difference, {count * LEVEL:.2g} of "
+        f"{count} would be called lower or higher on average. (Some pairs stand in two tables.) "
+        "The verdicts and p values under Holm are corrected for the comparisons of their own "
+        "table, not for the number of tables."
     )
 
 
@@ -103,6 +122,13 @@ def _published() -> str:
     return f"For comparison, the gaps of the paper's table 1 are {', '.join(gaps)}."
 
 
+POOLED = f"""\
+Standard deviations (sd) of the validation loss, nats per token, pooled over variants in like
+settings: those with the same fields changed. This assumes that all variants of a row scatter alike,
+and so do all pairs of them; pairs that share a variant are not independent, so that an sd is less
+sure than their number suggests. The smallest gap is the true difference that one paired t test at
+the {LEVEL:.0%} level, without correction, would find with probability {POWER:g}; smaller ones are
+found less often."""
 TITLE = "What this can and cannot say"
 ORDER = "Rows are always in one fixed order of the methods, which says nothing about their results."
 ONE_SEED = (

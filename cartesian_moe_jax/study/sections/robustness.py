@@ -5,10 +5,12 @@ from collections.abc import Mapping
 
 from cartesian_moe_jax.study import published
 from cartesian_moe_jax.study.comparison import Comparison
+from cartesian_moe_jax.study.costs import choices
+from cartesian_moe_jax.study.family import Family, family_of
 from cartesian_moe_jax.study.pictures.rises import draw_rises
 from cartesian_moe_jax.study.record import Record
 from cartesian_moe_jax.study.section import Picture, Section
-from cartesian_moe_jax.study.sections.differences import difference_table
+from cartesian_moe_jax.study.sections.differences import family_table
 from cartesian_moe_jax.study.statistics import Summary, summary
 from cartesian_moe_jax.study.tables import NOTHING, code, mean_and_range, number, table
 
@@ -18,6 +20,7 @@ HEADER = (
     "variant",
     "seeds",
     "perplexity",
+    "top-1 disabled: of choices",
     "top-1 disabled: perplexity",
     *(f"top-{count} disabled: loss rise" for count in COUNTS),
     "paper: perplexity",
@@ -29,7 +32,8 @@ Each token's 1, 2 or 3 most probable experts are disabled, in all sub-layers, wi
 again. Rises of the validation loss in nats per token: mean (lowest..highest seed). Perplexities are
 exp of the mean loss. The paper's columns: Large, on the Pile; its loss rise is the logarithm of the
 ratio of its two perplexities. Where seeds of two variants overlap, the rises do not tell them
-apart."""
+apart. Of choices: how many of the experts that a token chose in each sub-layer the disabling of the
+top-1 replaces by the next most probable; methods with fewer choices lose a larger share."""
 ONE_AT_A_TIME = """\
 The same in one sub-layer at a time, of all layers: rises of the loss, mean (lowest..highest
 seed). Sub-layer 0 is the first that a token passes."""
@@ -97,10 +101,16 @@ def _row(study: Comparison, variant: str) -> list[str]:
         code(variant),
         str(len(measured_trials(study, variant))),
         number(undisturbed and math.exp(undisturbed.mean), ",.2f"),
+        _share(study, variant) if disabled else NOTHING,
         number(disabled and math.exp(disabled.mean), ",.2f"),
         *cells,
         *([NOTHING] * 3 if paper is None else _published(paper)),
     ]
+
+
+def _share(study: Comparison, variant: str) -> str:
+    chosen = _summary(study.values(variant, choices))
+    return f"1 of {chosen.mean:.3g}" if chosen else NOTHING
 
 
 def _published(paper: published.Disabled) -> list[str]:
@@ -108,11 +118,15 @@ def _published(paper: published.Disabled) -> list[str]:
     return [f"{paper.perplexity:.2f}", f"{paper.top_1_disabled:,.2f}", f"{rise:+.3f}"]
 
 
-def _paired(study: Comparison) -> list[str]:
-    """Return the differences between variants in the rise that the paper reports."""
-    rows = difference_table(
+def harm_family(study: Comparison) -> Family:
+    """Return the differences to the reference in the rise that the paper reports."""
+    return family_of(
         study, study.reference, lambda variant: rises(study, variant, "disabled", "all", 1)
     )
+
+
+def _paired(study: Comparison) -> list[str]:
+    rows = family_table(harm_family(study))
     text = (
         "Paired differences in the rise with the top-1 expert disabled in all sub-layers, nats "
         "per token; negative is less harm. Read as the differences in validation loss above."

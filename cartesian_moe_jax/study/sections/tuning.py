@@ -15,7 +15,9 @@ FIELDS = {"learning_rate": "learning rate", "expert_rate": "rate of the experts"
 NOTE = """\
 Validation loss of the tuning runs, nats per token (mean where several seeds were tried). (c) marks
 the rates of the compared runs, or the lowest loss where none was compared. These losses serve the
-choice only: the compared runs are others."""
+choice only: the compared runs are others. Both are measured on the same validation text: a tuned
+rate is fitted to it, by as much as a choice among so few trials allows. How a given one was found,
+the records do not say."""
 
 
 class Rates(NamedTuple):
@@ -36,9 +38,25 @@ def tuning(study: Comparison) -> Section | None:
         [code(variant), *(_cell(study, variant, rates) for rates in tried)] for variant in variants
     ]
     remarks = [line for variant in variants for line in _remarks(study, variant)]
+    remarks += _untuned(study)
     return Section(
         TITLE, [table(header, rows), f"{NOTE} {_length(study.tuning)}", bullets(remarks)]
     )
+
+
+def _untuned(study: Comparison) -> list[str]:
+    """Return a line for each set of rates that was given, with the variants it was given to."""
+    found: dict[str, list[str]] = {}
+    for variant, runs in study.runs.items():
+        given = study.given(variant)
+        if given == ("expert_rate",):
+            found.setdefault("the rate of the experts was given", []).append(code(variant))
+        elif given == ("learning_rate",):
+            found.setdefault("the learning rate was given", []).append(code(variant))
+        elif given:
+            rates = " or ".join(dict.fromkeys(rates_text(run.rates) for run in runs.values()))
+            found.setdefault(f"not tuned, the rates were given: {rates}", []).append(code(variant))
+    return [f"{', '.join(variants)}: {line}." for line, variants in found.items()]
 
 
 def _rates(run: Record) -> Rates:
