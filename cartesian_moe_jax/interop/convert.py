@@ -3,11 +3,15 @@
 import dataclasses
 from pathlib import Path
 
-from cartesian_moe_jax.data.tokenizers import build_tokenizer, resolve_tokenizer
+from cartesian_moe_jax.data.tokenizers import build_tokenizer
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.interop.official_model import is_official, read_model, write_model
 from cartesian_moe_jax.interop.safetensors_files import whole_folder
-from cartesian_moe_jax.interop.tokenizer_files import tokenizer_setting, write_tokenizer
+from cartesian_moe_jax.interop.tokenizer_files import (
+    find_tokenizer,
+    tokenizer_setting,
+    write_tokenizer,
+)
 from cartesian_moe_jax.models.vocabulary import with_vocabulary
 from cartesian_moe_jax.parallel.mesh import single_device_mesh
 from cartesian_moe_jax.paths import AnyPath, is_remote
@@ -43,7 +47,7 @@ def _to_run(source: Path, target: AnyPath, setting: str) -> list[str]:
             f"{source} holds no tokenizer.json and no tokenizer.model, and a run needs a "
             "tokenizer: --tokenizer=bytes, or the path of one, is wanted"
         )
-    tokenizer = resolve_tokenizer(setting)
+    tokenizer = find_tokenizer(source, setting)
     RunDirectory(target)  # refuses object stores that cannot hold one
     with whole_folder(target) as folder:
         config, parameters = read_model(source, single_device_mesh())

@@ -1,6 +1,7 @@
 """The tokenizer that lies beside an official checkpoint: found, and written."""
 
 import base64
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from cartesian_moe_jax.data.tokenizers import (
     Tokenizer,
     resolve_tokenizer,
 )
-from cartesian_moe_jax.data.tokenizers.resolve import IN_FOLDERS
+from cartesian_moe_jax.data.tokenizers.resolve import IN_FOLDERS, NAMED
 from cartesian_moe_jax.paths import reported
 
 FILES: Mapping[str, tuple[str, Callable[[str], bytes]]] = {
@@ -28,9 +29,16 @@ def tokenizer_setting(folder: Path, setting: str = "") -> str:
 
 
 def find_tokenizer(folder: Path, setting: str = "") -> Tokenizer | None:
-    """Return the tokenizer that ``setting`` names, else the one in the folder, else None."""
+    """Return the tokenizer that ``setting`` names, else the one in the folder, else None.
+
+    One of a file ends texts with the ``eos_token_id`` of the folder's config.json, if that has one.
+    """
     setting = tokenizer_setting(folder, setting)
-    return resolve_tokenizer(setting) if setting else None
+    if not setting:
+        return None
+    with reported("read", folder / "config.json"):
+        end = json.loads((folder / "config.json").read_bytes()).get("eos_token_id")
+    return resolve_tokenizer(setting, end if isinstance(end, int) and setting not in NAMED else "")
 
 
 def write_tokenizer(folder: Path, description: Mapping[str, Any]) -> None:

@@ -93,6 +93,34 @@ def test_the_files_of_tokenizers_travel(tmp_path):
     assert cmoe.load(tmp_path / "again").tokenizer.vocab_size == 300
 
 
+@pytest.mark.parametrize("kind", ["json", "sentencepiece"])
+def test_texts_end_as_the_config_says(tmp_path, kind):
+    theirs = tmp_path / "theirs"
+    official_files.method_folder(theirs, "smoe_share")
+    if kind == "json":
+        tokenizer_files.bpe_file(theirs)
+    else:
+        (theirs / "tokenizer.model").write_bytes(tokenizer_files.sentencepiece_model())
+    usual = resolve_tokenizer(str(theirs)).end_of_text
+    values = json.loads((theirs / "config.json").read_text())
+
+    def with_end(token):
+        (theirs / "config.json").write_text(json.dumps(values | {"eos_token_id": token}))
+
+    other = 1 if usual != 1 else 0  # "<s>" of SentencePiece
+    with_end(other)
+    convert(theirs, tmp_path / "run")
+    convert(tmp_path / "run", tmp_path / "back")
+    assert json.loads((tmp_path / "back/config.json").read_text())["eos_token_id"] == other
+    identities = [cmoe.load(tmp_path / n).tokenizer.identity() for n in ("theirs", "run", "back")]
+    assert identities[0] == identities[1] == identities[2]
+    assert identities[0]["end_of_text"] == other != usual
+    with_end(10**6)
+    assert "token id 1000000 is none that can end texts in" in message_of(cmoe.load, theirs)
+    with_end(None)
+    assert cmoe.load(theirs).tokenizer.end_of_text == usual
+
+
 def test_text_needs_a_tokenizer_and_logits_do_not(tmp_path):
     folder = tmp_path / "theirs"
     official_files.method_folder(folder, "dense")

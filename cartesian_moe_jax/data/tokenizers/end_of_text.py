@@ -1,6 +1,6 @@
 """The end-of-text token of a tokenizer file: the one that is named, or one of the usual names."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from cartesian_moe_jax.errors import UserError, nearest
 
@@ -18,11 +18,16 @@ USUAL_NAMES = (
 """The names that end a document in published tokenizers, the most telling first."""
 
 
-def find_end_of_text(named: str, vocabulary: Collection[str], where: str) -> str:
+def find_end_of_text(named: str | int, vocabulary: Mapping[str, int], where: str) -> str:
     """Return the token ``named``, or, where it is empty, the first usual one of the vocabulary.
 
-    Raises UserError, which names ``where``, if there is none.
+    A number is a token's id. Raises UserError, which names ``where``, if there is none.
     """
+    if isinstance(named, int):
+        names = (name for name, token in vocabulary.items() if token == named)
+        if (name := next(names, None)) is None:
+            raise no_end_of_text(named, where)
+        return name
     if named:
         if named not in vocabulary:
             raise unknown_end_of_text(named, vocabulary, where)
@@ -39,6 +44,11 @@ def unknown_end_of_text(named: str, known: Collection[str], where: str) -> UserE
         f"config.data.end_of_text={named!r} is not a token that can end texts in "
         f"{where}{nearest(named, known)}"
     )
+
+
+def no_end_of_text(token: int, where: str) -> UserError:
+    """Return the error for an id that ends no text."""
+    return UserError(f"token id {token} is none that can end texts in {where}")
 
 
 def missing_end_of_text(where: str) -> UserError:

@@ -60,7 +60,7 @@ class JsonTokenizer:
         vocabulary = tokenizer.get_vocab(with_added_tokens=True)
         if not vocabulary:
             raise UserError(f"{where} is no usable tokenizer.json: its vocabulary is empty")
-        name = find_end_of_text(str(description.get("end_of_text") or ""), vocabulary, where)
+        name = find_end_of_text(description.get("end_of_text", ""), vocabulary, where)
         try:
             _make_special(tokenizer, name, where)
             cuts = _cuts_of(tokenizer)

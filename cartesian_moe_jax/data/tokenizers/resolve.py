@@ -21,15 +21,15 @@ IN_FOLDERS = ("tokenizer.json", "tokenizer.model")
 """The files that are looked for in a folder, in this order."""
 
 
-def resolve_tokenizer(setting: str, end_of_text: str = "") -> Tokenizer:
+def resolve_tokenizer(setting: str, end_of_text: str | int = "") -> Tokenizer:
     """Make the tokenizer that a setting names.
 
     Args:
         setting: config.data.tokenizer: `bytes`, or the path, local or `gs://...`, of a
             tokenizer.json, a SentencePiece model, a description in JSON, or a folder with
             `tokenizer.json` or `tokenizer.model` in it.
-        end_of_text: config.data.end_of_text: the name of the token that ends documents; empty
-            for the one the file has under a usual name.
+        end_of_text: config.data.end_of_text: the name of the token that ends documents, or its
+            id; empty for the one the file has under a usual name.
 
     Raises:
         UserError: there is no such name or file, it is no tokenizer, or it has no such token.
@@ -38,7 +38,7 @@ def resolve_tokenizer(setting: str, end_of_text: str = "") -> Tokenizer:
     if description is None:
         path = _find(setting)
         where, description = str(path), _describe(path)
-    chosen = {"end_of_text": end_of_text} if end_of_text else {}
+    chosen = {} if end_of_text == "" else {"end_of_text": end_of_text}
     return build_tokenizer({**description, **chosen}, where)
 
 

@@ -10,7 +10,11 @@ import numpy as np
 from jaxtyping import Integer, UInt
 
 from cartesian_moe_jax.data.tokenizers.content import check_hash, content_of, describe
-from cartesian_moe_jax.data.tokenizers.end_of_text import missing_end_of_text, unknown_end_of_text
+from cartesian_moe_jax.data.tokenizers.end_of_text import (
+    missing_end_of_text,
+    no_end_of_text,
+    unknown_end_of_text,
+)
 from cartesian_moe_jax.data.tokenizers.identity import tokenizer_identity
 from cartesian_moe_jax.data.tokenizers.libraries import library
 from cartesian_moe_jax.errors import UserError
@@ -57,7 +61,7 @@ class SentencePieceTokenizer:
             raise UserError(f"{where} is damaged: 'content' must be in base64") from None
         check_hash(description, content, where)
         processor = _open(content, where)
-        end = _find_end(processor, str(description.get("end_of_text") or ""), where)
+        end = _find_end(processor, description.get("end_of_text", ""), where)
         return cls(content, processor.vocab_size(), end, processor)
 
     @property
@@ -107,8 +111,12 @@ def _open(content: bytes, where: str) -> Any:
     return processor
 
 
-def _find_end(processor: Any, named: str, where: str) -> int:
+def _find_end(processor: Any, named: str | int, where: str) -> int:
     """Return the id of a control piece: others may be found in texts."""
+    if isinstance(named, int):
+        if not (0 <= named < processor.vocab_size() and processor.IsControl(named)):
+            raise no_end_of_text(named, where)
+        return named
     if not named and processor.eos_id() >= 0:
         return processor.eos_id()
     if not named:
