@@ -80,7 +80,7 @@ class MoEConfig:
     )
     backend: str = setting(
         "auto",
-        "Kernel of the experts: auto (mosaic on TPU, by_leg on GPU, native on CPU), native "
+        "Kernel of the routed experts: auto (mosaic on TPU, by_leg on GPU, native on CPU), native "
         "(compiled from C++ on first use; auto is tiled where there is no compiler), tiled, "
         "mosaic, megablox, triton, by_leg (the fastest measured of ours and tokamax), ragged, "
         "or reference (slow: a dense loop).",

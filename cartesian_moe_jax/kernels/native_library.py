@@ -16,6 +16,7 @@ import jax
 import jaxlib
 
 from cartesian_moe_jax.cache import cache_folder
+from cartesian_moe_jax.kernels.left_out import WITHOUT, is_left_out
 
 SOURCES = Path(__file__).with_name("native")
 TARGETS = (
@@ -40,8 +41,10 @@ def native_library_problem() -> str:
     """Build the library if it is not in the cache, and load it; return why not, or nothing.
 
     The compiler is that of the environment variable CXX, else c++, g++ or clang++. The first call
-    of a process decides.
+    of a process decides. Left out where the environment says so, as to compare with XLA alone.
     """
+    if is_left_out("native"):
+        return f"{WITHOUT} leaves it out"
     try:
         _load()
     except NativeLibraryError as problem:

@@ -86,6 +86,16 @@ def test_without_a_compiler_auto_is_tiled_and_native_says_why():
         get_backend("native")
 
 
+def test_left_out_by_the_environment_xla_computes_all(tmp_path, compiler, monkeypatch):
+    compiler(stand_in(tmp_path / "log"))
+    monkeypatch.setenv("CARTESIAN_MOE_WITHOUT", "hopper,native")
+    assert get_backend("auto") is BACKENDS["tiled"]
+    assert best_causal_attention(jnp.dtype("float32"), 64).partitions
+    with pytest.raises(UserError, match="cannot run here: CARTESIAN_MOE_WITHOUT leaves it out"):
+        get_backend("native")
+    assert not (tmp_path / "log").exists()
+
+
 def test_a_compiler_that_fails_leaves_nothing(compiler, cache):
     file = compiler("""
 case "$*" in *-dM*) ;; *) echo "a.cc:1:2: error: 'Vector' is too wide" >&2; exit 1;; esac
