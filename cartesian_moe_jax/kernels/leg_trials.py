@@ -105,14 +105,3 @@ def time_run(run: Run, arguments: Operands, seconds: float = 0.03, repeats: int 
     series(1)
     length = max(1, min(200, int(seconds / series(2))))
     return 1e3 * float(np.median([series(length) for _ in range(repeats)]))
-
-
-def difference(result: Any, expected: Any) -> float:
-    """The largest relative error, in the Euclidean norm, of any array; NaN counts as infinite."""
-
-    def one(a: Float[Array, "..."], b: Float[Array, "..."]) -> float:
-        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
-        error = jnp.linalg.norm((a - b).ravel()) / jnp.linalg.norm(b.ravel())
-        return float(jnp.where(jnp.isfinite(error), error, jnp.inf))
-
-    return max(jax.tree.leaves(jax.tree.map(one, result, expected)))

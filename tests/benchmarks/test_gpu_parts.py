@@ -16,6 +16,7 @@ from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.kernels import by_leg, timings, tuning
 from cartesian_moe_jax.kernels.blocks import Block
 from cartesian_moe_jax.kernels.leg_trials import feed_forward_legs
+from cartesian_moe_jax.kernels.relative_error import error_of
 from tests.messages import message_of
 
 ROWS = 64
@@ -116,10 +117,10 @@ def test_rounding_once_is_within_tolerance_and_tensor_float_is_not():
     import jax.numpy as jnp
 
     exact = jax.random.normal(jax.random.key(0), (64, 128))
-    rounded = errors.error_of(exact.astype(jnp.bfloat16), exact)
+    rounded = error_of(exact.astype(jnp.bfloat16), exact)
     assert 1e-3 < rounded.worst < errors.TOLERANCES["bfloat16", "bfloat16"] / 3
     ten_bits = exact.astype(jnp.float16).astype(jnp.float32)
-    assert errors.error_of(ten_bits, exact).worst > errors.TOLERANCES["float32", "float32"]
+    assert error_of(ten_bits, exact).worst > errors.TOLERANCES["float32", "float32"]
 
 
 @pytest.mark.parametrize("name", ["parity", "peaks", "layer", "decode"])
