@@ -19,7 +19,13 @@ from cartesian_moe_jax.kernels import timings as kept
 from cartesian_moe_jax.kernels.blocks import LegShape
 from cartesian_moe_jax.kernels.by_leg import CANDIDATES, available
 from cartesian_moe_jax.kernels.composed import GroupedMatmul, forward_by, to_rows_by
-from cartesian_moe_jax.kernels.leg_trials import feed_forward_legs, operands, operations, run_of
+from cartesian_moe_jax.kernels.leg_trials import (
+    SERIES,
+    feed_forward_legs,
+    operands,
+    operations,
+    run_of,
+)
 from cartesian_moe_jax.kernels.ragged import RAGGED
 from cartesian_moe_jax.kernels.timings import Timing
 from cartesian_moe_jax.kernels.tuning import Failure, described, measure, merged
@@ -133,7 +139,7 @@ def _best(context: Context, shape: LegShape, found: list[Timing]) -> dict[str, A
     if not found:
         return {"fastest": "none works: see the notes"}
     best = min(found, key=lambda timing: timing.ms)
-    rates = context.rate(operations(shape), best.ms)
+    rates = context.rate_of_leg(shape, best.ms)
     own = {"ours_ms": min(timing.ms for timing in ours)} if ours else {}
     return {"fastest": described(best.choice), "ms": best.ms, **rates, **own}
 
@@ -144,7 +150,7 @@ def _by(context: Context, matmul: GroupedMatmul, shape: LegShape) -> dict[str, A
         arguments = operands(shape)
     except jax.errors.JaxRuntimeError as error:
         return {"none": str(error).splitlines()[0]}
-    done = clock.measure(context.sizes.seconds / 3, run_of(shape, matmul), *arguments)
+    done = clock.measure(SERIES, run_of(shape, matmul), *arguments)
     if isinstance(done, str):
         return {"none": done}
     return {"ms": done, "tflops": operations(shape) / done / 1e9}

@@ -21,6 +21,7 @@ FORMATS: Mapping[str, Callable[[Any], str]] = MappingProxyType(
         "ours": "{:.2f}".format,
         "bytes": lambda value: f"{value / 1e9:.2f} GB",
         "seconds": "{:.1f}".format,
+        "series": lambda seconds: f"{1e3 * seconds:.0f} ms",
         "s": "{:,.0f}".format,
         "whole": "{:.1e}".format,
         "worst": "{:.1e}".format,
@@ -33,12 +34,12 @@ LEG = ("leg", "products", "rows", "experts", "inputs", "outputs")
 LAYER = ("what", "tokens", "top_k", "experts", "d_model", "d_expert", "by")
 COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "trial": (*LEG, "by", "ms", "tflops", "peak_share"),
+        "trial": (*LEG, "by", "ms", "tflops"),
         "parity": ("what", "by", "groups", "cases", "whole", "worst", "tolerance", "result"),
-        "peaks": ("what", "size", "ms", "tflops", "gigabytes_per_s"),
+        "peaks": ("what", "size", "seconds_per_series", "ms", "tflops", "gigabytes_per_s"),
         "legs": (
             *LEG,
-            *("fastest", "ms", "tflops", "peak_share", "ours_ms"),
+            *("fastest", "ms", "tflops", "peak_share", "bound_tflops", "ours_ms"),
             *("dense_ms", "dense_tflops", "ragged_ms", "ragged_tflops"),
         ),
         "layer": (*LAYER, "ms", "tflops", "peak_share", "to_twin", "temporary_bytes", "none"),
@@ -54,7 +55,9 @@ COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 MEANINGS = """\
 Times are medians of series of runs. `tflops` counts what the computation needs, without
-recomputation; `peak_share` is that by the rate of the square product above. `ours_ms` is our own
+recomputation; `peak_share` is that by the rate of the square product above, in series as long;
+`bound_tflops` what this rate allows, or memory if that is less: at the rate of the copy, with all
+operands and results of a leg moved once (what stays in a cache is faster). `ours_ms` is our own
 fastest kernel where `fastest` may be another's; `dense` is the same product with one weight for all
 rows, `ragged` XLA's ragged_dot. `to_twin` is time / time of the dense twin, `to_ours` time / ours.
 Errors are relative to float64, of the whole array and of the row, expert or head that is off most.
@@ -168,7 +171,8 @@ def _short_parity(found: Sequence[Measurement]) -> list[str]:
 def _short_peaks(found: Sequence[Measurement]) -> list[str]:
     units = {"matmul": ("tflops", "TFLOP/s"), "copy": ("gigabytes_per_s", "GB/s")}
     return [
-        f"{m['what']} {m[units[m['what']][0]]:,.1f} {units[m['what']][1]}, {m['size']}"
+        f"{m['what']} {m[units[m['what']][0]]:,.1f} {units[m['what']][1]}, {m['size']},"
+        f" in series of {FORMATS['series'](m['seconds_per_series'])}"
         for m in found
     ]
 

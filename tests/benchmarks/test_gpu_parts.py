@@ -190,16 +190,6 @@ def test_the_full_grid_holds_what_tune_measures_and_the_important_first():
     assert FULL.legs[0] == sizes.Experts(32768, 64, 2048, 1024)
 
 
-def test_a_share_of_the_peak_needs_the_peak(context):
-    assert set(context.rate(1e9, 1.0)) == {"tflops"}
-    assert context.record.content["notes"] == [
-        "no share of the peak: the part `peaks` has not measured it"
-    ]
-    peaks = Record(context.folder / "peaks.json")
-    peaks.add(what="matmul", tflops=4.0)
-    assert context.rate(1e9, 1.0) == {"tflops": 1.0, "peak_share": 0.25}
-
-
 def test_without_a_gpu_and_no_rehearsal_a_line_says_so(tmp_path):
     words = message_of(parts.run_part, "peaks", tmp_path, sys.executable, rehearse=False)
     assert words == f"{parts.NO_GPU} but a cpu; --rehearse runs there"

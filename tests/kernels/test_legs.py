@@ -7,7 +7,7 @@ import pytest
 
 from cartesian_moe_jax.kernels.blocks import LegShape, candidates
 from cartesian_moe_jax.kernels.leg_groups import sparse_groups
-from cartesian_moe_jax.kernels.leg_trials import operands, operations, run_of
+from cartesian_moe_jax.kernels.leg_trials import moved_bytes, operands, operations, run_of
 from cartesian_moe_jax.kernels.megablox import MEGABLOX
 from cartesian_moe_jax.kernels.mosaic import MOSAIC
 from cartesian_moe_jax.kernels.plain import PLAIN
@@ -155,3 +155,20 @@ def test_groups_of_any_size_are_within_the_rows(rows, experts):
 def test_operations_are_those_of_the_products():
     assert operations(shape_of("forward", 2)) == 2 * 2 * ROWS * 128 * 64
     assert operations(shape_of("to_weights", 1)) == 2 * ROWS * 128 * 64
+
+
+@pytest.mark.parametrize(
+    ("leg", "products", "moved"),
+    [
+        ("forward", 1, 2 * (130 * 128 + 5 * 128 * 64 + 130 * 64)),
+        # What enters the activation is kept, and what leaves it.
+        ("forward", 2, 2 * (130 * 128 + 2 * 5 * 128 * 64 + 3 * 130 * 64)),
+        # With the activation's gradient: beside it two arrays are read and three are written.
+        ("to_rows", 1, 2 * (130 * 64 + 5 * 128 * 64 + (2 + 3) * 130 * 128)),
+        ("to_rows", 2, 2 * (2 * 130 * 64 + 2 * 5 * 128 * 64 + 130 * 128)),
+        ("to_weights", 1, 2 * (130 * 128 + 130 * 64) + 4 * 5 * 128 * 64),
+    ],
+)
+def test_what_must_be_moved_is_every_operand_and_result(leg, products, moved):
+    sizes_of_groups = 4 * 5
+    assert moved_bytes(shape_of(leg, products, "bfloat16")) == moved + sizes_of_groups
