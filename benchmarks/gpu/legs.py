@@ -79,12 +79,14 @@ class _Tuned:
 
     def __init__(self, context: Context):
         self.context = context
-        own = kept.users_file(device_kind())
+        own, here = kept.users_file(device_kind()), context.folder / kept.file_name(device_kind())
         own.parent.mkdir(parents=True, exist_ok=True)
-        self.files = own, context.folder / kept.file_name(device_kind())
+        self.files = own, here
         # Only what is in the record too: what lies there may be of other kernels.
         self.known = set(_known(context))
-        self.found = [t for t in (kept.read(own) if own.is_file() else ()) if t.shape in self.known]
+        old = kept.read(here) if here.is_file() else ()
+        self.found = [timing for timing in old if timing.shape in self.known]
+        self._keep()
         self.dense = functools.cache(functools.partial(_by, context, DENSE))
         self.noted: set[str] = set()
 
@@ -94,13 +96,16 @@ class _Tuned:
             return
         new, failures = measure(shape, available())
         self.found += new
-        for file in self.files:
-            write_atomically(file, kept.as_json(merged((), self.found)))
+        self._keep()
         for failure in failures:
             self.note(failure)
         self.context.record.add(**shape._asdict(), **_best(self.context, shape, new))
         self.context.record.extend(**_prefixed("dense", self.dense(shape._replace(experts=1))))
         self.known.add(shape)
+
+    def _keep(self) -> None:
+        for file in self.files:
+            write_atomically(file, kept.as_json(merged((), self.found)))
 
     def note(self, failure: Failure) -> None:
         """Keep a line about what failed, once."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from benchmarks.gpu.conditions import WITHOUT, changed
 from benchmarks.gpu.parts import PARTS
 from benchmarks.gpu.record import read
 from cartesian_moe_jax.columns import columns
@@ -79,15 +80,30 @@ def page(folder: Path) -> str:
 
 
 def _section(folder: Path, name: str) -> str:
-    found, part = read(folder / f"{name}.json"), _run_of(folder, name)
+    found, part = shown(folder, name), _run_of(folder, name)
     took = f", {part['seconds']:.0f} s" if "seconds" in part else ""
     lines = [f"## {name}: {PARTS[name].about}\n", f"{part['ended']}{took}\n"]
     if found.get("rehearsal"):
         lines.append("A rehearsal on a CPU at tiny sizes: the times say nothing.\n")
+    if found.get("without"):
+        lines.append(f"Without {found['without']} ({WITHOUT}).\n")
     if rows := table(name, found.get("measurements", [])):
         lines.append(f"```\n{columns(rows)}\n```\n")
     lines += [f"* {note}" for note in found.get("notes", [])]
     return "\n".join(lines) + "\n"
+
+
+def shown(folder: Path, name: str) -> dict[str, Any]:
+    """What a part has measured; not what stands there from a run under other conditions."""
+    found, run = read(folder / f"{name}.json"), read(folder / "run.json")
+    if not (found and run):
+        return found
+    of_run = {"device": run["device"]} if "device" in run else {}
+    other = changed(found, run.get("conditions", {}) | of_run)
+    if name in run.get("parts", {}) and not other:
+        return found
+    others = f", with other {' and '.join(other)}" if other else ""
+    return {"notes": [f"{name}.json is not shown, since it is of another run{others}"]}
 
 
 def _run_of(folder: Path, name: str) -> dict[str, Any]:
@@ -141,7 +157,7 @@ def summary(folder: Path) -> str:
 
 
 def _short(folder: Path, name: str) -> Iterator[str]:
-    found, ended = read(folder / f"{name}.json"), _run_of(folder, name)["ended"]
+    found, ended = shown(folder, name), _run_of(folder, name)["ended"]
     lines = SHORT[name](found.get("measurements", []))
     yield from lines
     if ended != "done":
@@ -245,7 +261,7 @@ SHORT: Mapping[str, Callable[[Sequence[Measurement]], list[str]]] = MappingProxy
 
 def anything_wrong(folder: Path, names: Iterable[str]) -> bool:
     """Whether a part has not ended well, or a kernel computes what is wrong."""
-    parity = read(folder / "parity.json").get("measurements", [])
+    parity = shown(folder, "parity").get("measurements", [])
     return any(m["result"] == "FAIL" for m in parity) or not all(
         _is_done(folder, name) for name in names
     )
