@@ -70,7 +70,7 @@ def run_parts(parts: Mapping[str, Part], folder: Path, flags: Sequence[str], unt
     order = list(parts)
     for index, (name, part) in enumerate(parts.items()):
         later = [parts[other] for other in order[index + 1 :]]
-        seconds = share(part, later, until - time.monotonic())
+        seconds = share(part, later, until - time.monotonic(), resumed=bool(stopped))
         if seconds < min(LEAST, part.seconds):
             print(f"{name}: {LEFT_OUT}", flush=True)
             note(folder, name, ended=LEFT_OUT)

@@ -22,7 +22,7 @@ FORMATS: Mapping[str, Callable[[Any], str]] = MappingProxyType(
         "ours": "{:.2f}".format,
         "bytes": lambda value: f"{value / 1e9:.2f} GB",
         "seconds": "{:.1f}".format,
-        "series": lambda seconds: f"{1e3 * seconds:.0f} ms",
+        "series": "{:.0f}".format,
         "s": "{:,.0f}".format,
         "whole": "{:.1e}".format,
         "worst": "{:.1e}".format,
@@ -37,7 +37,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "trial": (*LEG, "by", "ms", "tflops"),
         "parity": ("what", "by", "groups", "cases", "whole", "worst", "tolerance", "result"),
-        "peaks": ("what", "size", "seconds_per_series", "ms", "tflops", "gigabytes_per_s"),
+        "peaks": ("what", "size", "ms_per_series", "ms", "tflops", "gigabytes_per_s"),
         "legs": (
             *LEG,
             *("fastest", "ms", "tflops", "peak_share", "bound_tflops", "ours_ms"),
@@ -188,7 +188,7 @@ def _short_peaks(found: Sequence[Measurement]) -> list[str]:
     units = {"matmul": ("tflops", "TFLOP/s"), "copy": ("gigabytes_per_s", "GB/s")}
     return [
         f"{m['what']} {m[units[m['what']][0]]:,.1f} {units[m['what']][1]}, {m['size']},"
-        f" in series of {FORMATS['series'](m['seconds_per_series'])}"
+        f" in series of {m['ms_per_series']:.0f} ms"
         for m in found
     ]
 

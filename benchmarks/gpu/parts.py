@@ -20,7 +20,7 @@ class Part(NamedTuple):
 
     about: str
     seconds: float
-    """At the most."""
+    """At the most, unless time is to spare."""
     least: float = 0.0
     """That the parts before it leave to it: an estimate, by what compiling took on an H200."""
     resumes: bool = False

@@ -53,7 +53,7 @@ def test_a_part_that_fails_or_is_stopped_loses_nothing_of_the_others(tmp_path, m
     parts = {
         "decode": Part("stopped before it can begin", 0.2),
         "peaks": PARTS["peaks"],
-        "legs": Part("crashes", 60),
+        "legs": Part("crashes", 60, resumes=True),  # so that no other has time to spare
         "step": PARTS["step"],
     }
     folder = tmp_path / "out"
@@ -176,6 +176,14 @@ def test_where_the_time_is_short_the_last_parts_get_none():
     whole = sum(part.least for part in parts)
     assert share(parts[0], parts[1:], whole - 1) == parts[0].least - 1
     assert share(parts[-1], [], 30.0) == 30
+
+
+def test_time_to_spare_is_for_legs_and_without_them_for_whoever_runs():
+    step, decode, legs = (PARTS[name] for name in ("step", "decode", "legs"))
+    assert share(step, [decode], 400.0) == 400 - decode.seconds
+    assert share(legs, [], 900.0) == 900
+    assert share(step, [decode, legs], 400.0) == step.seconds
+    assert share(step, [decode], 400.0, resumed=True) == step.seconds
 
 
 def run_begin(folder, monkeypatch, sources, *names):
