@@ -108,40 +108,57 @@ def measure_compiled(
     programs: Programs, running: Running = lambda _: nullcontext()
 ) -> tuple[list[Timing], list[Failure]]:
     """Compare what all choices compute with the plain loop, and time those that are right."""
-    shape = programs.shape
+    shape, runs = programs.shape, programs.by_choice
     full = operands(shape)
-    given = [full, with_groups(shape, full, sparse_groups(shape))]
-    expected = [programs.plain(*arguments) for arguments in given]
-    timings, failures = [], []
-    for choice, run in programs.by_choice.items():
-        watched = functools.partial(running, choice)
-        found = run if isinstance(run, str) else _measure(run, shape, given, expected, watched)
-        if isinstance(found, str):
-            failures.append(Failure(shape, choice, found))
-        else:
-            timings.append(Timing(shape, choice, found))
-    return timings, failures
+    found: dict[Choice, float | str] = {c: run for c, run in runs.items() if isinstance(run, str)}
+    for groups, words in ((full[2], ""), (sparse_groups(shape), SPARSE)):
+        left = [choice for choice in runs if choice not in found]
+        wrong = _compare(programs, left, with_groups(shape, full, groups), running)
+        found |= {choice: reason + words for choice, reason in wrong.items()}
+    for choice in [choice for choice in runs if choice not in found]:
+        found[choice] = _attempt(_time, runs[choice], full, running(choice))
+    timings = [Timing(shape, c, found[c]) for c in runs if not isinstance(found[c], str)]
+    return timings, [Failure(shape, c, found[c]) for c in runs if isinstance(found[c], str)]
 
 
-def _measure(
-    run: Run,
-    shape: LegShape,
-    given: Sequence[Operands],
-    expected: Sequence[Any],
-    running: Callable[[], AbstractContextManager[None]],
-) -> float | str:
-    """Milliseconds, or what is wrong: in the worst row, since one in thousands is none in all."""
+def _compare(
+    programs: Programs, tried: Sequence[Choice], arguments: Operands, running: Running
+) -> dict[Choice, str]:
+    """Which choices do not compute what the plain loop does, and why."""
+    shape, expected = programs.shape, programs.plain(*arguments)
+    reasons = {
+        choice: _attempt(
+            _wrong, programs.by_choice[choice], shape, arguments, expected, running(choice)
+        )
+        for choice in tried
+    }
+    return {choice: reason for choice, reason in reasons.items() if reason}
+
+
+def _attempt(measure: Callable[..., float | str], *operands: Any) -> float | str:
     try:
-        with running():
-            results = [jax.block_until_ready(run(*arguments)) for arguments in given]
-        for arguments, result, right in zip(given, results, expected, strict=True):
-            worst = error_of_leg(shape, arguments[2], result, right).worst
-            if worst > TOLERANCE:
-                return f"wrong by {worst:.2g}{'' if arguments is given[0] else SPARSE}"
-        with running():
-            return time_run(run, given[0])
+        return measure(*operands)
     except jax.errors.JaxRuntimeError as error:
         return one_line(error)
+
+
+def _wrong(
+    run: Run,
+    shape: LegShape,
+    arguments: Operands,
+    expected: Any,
+    running: AbstractContextManager[None],
+) -> str:
+    """What is wrong, if anything: in the worst row, since one in thousands is none in all."""
+    with running:
+        result = jax.block_until_ready(run(*arguments))
+    worst = error_of_leg(shape, arguments[2], result, expected).worst
+    return f"wrong by {worst:.2g}" if worst > TOLERANCE else ""
+
+
+def _time(run: Run, arguments: Operands, running: AbstractContextManager[None]) -> float:
+    with running:
+        return time_run(run, arguments)
 
 
 def described(choice: Choice) -> str:
