@@ -55,11 +55,12 @@ def run_part(
 
 
 def note(folder: Path, name: str, **how: Any) -> None:
-    """Keep how a part has ended, and which device it ran on."""
+    """Keep how a part has ended, and with what device it was done."""
     run = read(folder / "run.json")
     parts = run.setdefault("parts", {})
     parts[name] = parts.get(name, {}) | how
-    if device := read(folder / f"{name}.json").get("device"):
+    device = read(folder / f"{name}.json").get("device")
+    if device and how["ended"] == "done":  # else the record may be of a run before
         run["device"] = device
     write_atomically(folder / "run.json", json.dumps(run, indent=1))
 

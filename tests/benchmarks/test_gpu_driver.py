@@ -224,14 +224,16 @@ def test_a_second_run_begins_with_nothing_but_what_is_of_the_same_kernels(tmp_pa
 
 
 def test_what_was_measured_on_another_device_is_not_shown(tmp_path, monkeypatch):
-    run_begin(tmp_path, monkeypatch, "a", "decode", "step")
-    for name, device in {"step": "old", "decode": "new"}.items():
+    run_begin(tmp_path, monkeypatch, "a", "legs", "step", "decode")
+    ended = {"legs": driver.LEFT_OUT, "decode": "done", "step": "stopped after its 9 s"}
+    for name, device in {"legs": "old", "decode": "new", "step": "new"}.items():
         found = {"what": f"{name} on {device}", "ms": 1.0, "tokens_per_s": 1.0, "batch": 1}
         Record(tmp_path / f"{name}.json", device=device, sources="a").add(**found)
-        driver.note(tmp_path, name, ended="stopped after its 9 s")
+    for name, how in ended.items():
+        driver.note(tmp_path, name, ended=how)
     text = page.page(tmp_path)
-    assert "decode on new, 1 x None: 1.00 ms" in text and "step on old" not in text
-    assert "* step.json is not shown, since it is of another run, with other device" in text
+    assert "decode on new, 1 x None: 1.00 ms" in text and "step on new" in text
+    assert "* legs.json is not shown, since it is of another run, with other device" in text
 
 
 def test_an_empty_folder_is_a_page_too(tmp_path):
