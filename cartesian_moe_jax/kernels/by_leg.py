@@ -8,6 +8,7 @@ from types import MappingProxyType
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from cartesian_moe_jax.kernels.activations import Activation
 from cartesian_moe_jax.kernels.blocks import LOW, Block, LegShape, candidates, default_block
 from cartesian_moe_jax.kernels.composed import Finish, GroupedMatmul, composed_feed_forward
 from cartesian_moe_jax.kernels.hopper import (
@@ -19,6 +20,7 @@ from cartesian_moe_jax.kernels.hopper import (
 from cartesian_moe_jax.kernels.timings import Choice, fastest, timings_of
 from cartesian_moe_jax.kernels.tokamax import is_installed, tokamax_matmul
 from cartesian_moe_jax.kernels.triton import triton_matmul
+from cartesian_moe_jax.kernels.weights import FeedForwardWeights
 from cartesian_moe_jax.platform import device_kind
 
 OURS, HOPPER = "triton", "hopper"
@@ -76,11 +78,15 @@ def default(shape: LegShape, backends: Sequence[str]) -> Choice:
     return Choice(HOPPER, blocks[0]) if blocks else Choice(OURS, low)
 
 
-def matmul_by_leg(backends: Callable[[], Sequence[str]]) -> GroupedMatmul:
-    """A grouped matmul that chooses among `backends` anew for every leg and shape."""
+@functools.cache
+def matmul_by_leg(backends: Callable[[], Sequence[str]], used: int | None = None) -> GroupedMatmul:
+    """A grouped matmul that chooses among `backends` anew for every leg and shape.
 
-    def matmul(*shape: str | int) -> GroupedMatmul:
-        choice = choose(LegShape(*shape), backends())
+    ``used``: how many experts can have rows, if not all; what is chosen depends on their loads.
+    """
+
+    def matmul(leg: str, rows: int, experts: int, *others: str | int) -> GroupedMatmul:
+        choice = choose(LegShape(leg, rows, used or experts, *others), backends())
         return LEG_BACKENDS[choice.backend](choice.block)
 
     def forward(
@@ -117,5 +123,21 @@ def matmul_by_leg(backends: Callable[[], Sequence[str]]) -> GroupedMatmul:
     return GroupedMatmul(forward, to_rows, to_weights)
 
 
-by_leg_feed_forward = functools.partial(composed_feed_forward, matmul_by_leg(available))
-triton_feed_forward = functools.partial(composed_feed_forward, matmul_by_leg(lambda: (OURS,)))
+def _feed_forward(
+    backends: Callable[[], Sequence[str]],
+    rows: Float[Array, "rows d_model"],
+    group_sizes: Int[Array, "experts"],
+    weights: FeedForwardWeights,
+    activation: Activation,
+    used: int | None = None,
+) -> Float[Array, "rows d_model"]:
+    matmul = matmul_by_leg(backends, used)
+    return composed_feed_forward(matmul, rows, group_sizes, weights, activation)
+
+
+def _ours() -> tuple[str, ...]:
+    return (OURS,)
+
+
+by_leg_feed_forward = functools.partial(_feed_forward, available)
+triton_feed_forward = functools.partial(_feed_forward, _ours)
