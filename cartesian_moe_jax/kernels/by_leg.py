@@ -1,7 +1,6 @@
 """Grouped feed-forward on GPU: every leg by what was measured to be fastest at its shape."""
 
 import functools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -17,6 +16,7 @@ from cartesian_moe_jax.kernels.hopper import (
     hopper_matmul,
     is_hopper,
 )
+from cartesian_moe_jax.kernels.left_out import is_left_out
 from cartesian_moe_jax.kernels.timings import Choice, fastest, timings_of
 from cartesian_moe_jax.kernels.tokamax import is_installed, tokamax_matmul
 from cartesian_moe_jax.kernels.triton import triton_matmul
@@ -45,16 +45,11 @@ _FITS: Mapping[str, Callable[[Block, LegShape], bool]] = MappingProxyType(
 )
 
 
-WITHOUT = "CARTESIAN_MOE_WITHOUT"
-"""The variable of the environment that names what is not to be used, joined by commas."""
-
-
 def available() -> tuple[str, ...]:
     """The names in LEG_BACKENDS that work here and are wanted."""
     others = [name for name in LEG_BACKENDS if name not in CANDIDATES]
-    unwanted = os.environ.get(WITHOUT, "").split(",")
     found = (*[HOPPER] * is_hopper(), *others * is_installed())
-    return (OURS, *[name for name in found if name not in unwanted])
+    return (OURS, *[name for name in found if not is_left_out(name)])
 
 
 def fits(choice: Choice, shape: LegShape) -> bool:
