@@ -15,6 +15,7 @@ from cartesian_moe_jax.kernels.blocks import HOPPER_MEMORY, Block, LegShape
 from cartesian_moe_jax.kernels.composed import as_they_are
 from cartesian_moe_jax.kernels.hopper import hopper_candidates, hopper_fits
 from cartesian_moe_jax.kernels.hopper_products import call_products
+from cartesian_moe_jax.kernels.hopper_teams import IN_TURNS, TOGETHER
 from cartesian_moe_jax.kernels.hopper_weights import call_to_weights
 from cartesian_moe_jax.kernels.in_kernels import in_hopper_forms
 from cartesian_moe_jax.kernels.plain import PLAIN
@@ -28,6 +29,9 @@ SIZES = {
     "nothing": [0, 0, 0, 0, 0],
 }
 BLOCKS = [Block(128, 64, 128, 8, 2), Block(128, 64, 256, 8, 3)]
+SMALL = Block(128, 64, 64, 8, 3)
+"""Tiles of which an odd number of pieces is stored, where two places take turns."""
+TEAMS = {"together": TOGETHER, "in turns": IN_TURNS}
 GATED, RELU = get_activation("swiglu"), get_activation("relu")
 TOLERANCE = 1e-2
 
@@ -52,6 +56,11 @@ def simulate(monkeypatch, **settings):
     gpu = InterpretGPUParams(out_of_bounds_reads="uninitialized", **settings)
     monkeypatch.setattr(hopper_call, "interpret", lambda: gpu)
     monkeypatch.setattr(hopper_call, "multiprocessors", lambda: 2)
+
+
+@pytest.fixture(params=TEAMS.values(), ids=TEAMS.keys())
+def teams(request):
+    return request.param
 
 
 def numbers(*shape, seed=0):
@@ -79,7 +88,7 @@ def assert_no_race():
     assert races is None or not races.races_found
 
 
-def assert_as_plain(sizes, operands, weights, beside, finish, transposed, block):
+def assert_as_plain(sizes, operands, weights, beside, finish, transposed, block, teams=TOGETHER):
     """The kernel against the plain loop, in the rows that have an expert."""
     group_sizes = jnp.array(sizes)
     if transposed:
@@ -87,27 +96,40 @@ def assert_as_plain(sizes, operands, weights, beside, finish, transposed, block)
     else:
         expected = PLAIN.forward(operands[0], weights, group_sizes, finish)
     like = tuple(jax.ShapeDtypeStruct(each.shape, each.dtype) for each in expected)
-    found = call_products(operands, weights, group_sizes, beside, like, finish, transposed, block)
+    arrays = operands, weights, group_sizes, beside
+    found = call_products(*arrays, like, finish, transposed, block, teams)
     for one, other in zip(found, expected, strict=True):
         assert_same(one[: sum(sizes)], other[: sum(sizes)])
     assert_no_race()
 
 
-@pytest.mark.parametrize(
-    ("sizes", "block"),
-    [*[(sizes, BLOCKS[0]) for sizes in SIZES.values()], (SIZES["unaligned"], BLOCKS[1])],
-    ids=str,
-)
-def test_forward(sizes, block):
+every_sizes = pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
+
+
+@every_sizes
+def test_forward(sizes, teams):
     rows, weights = (rows_of(sizes, SUMMED),), (weights_of(SUMMED, OUTPUTS, seed=1),)
-    assert_as_plain(sizes, rows, weights, (), as_they_are, False, block)
+    assert_as_plain(sizes, rows, weights, (), as_they_are, False, BLOCKS[0], teams)
 
 
-@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
-def test_forward_with_an_activation(sizes):
+def test_forward_in_wide_blocks():
+    sizes = SIZES["unaligned"]
+    rows, weights = (rows_of(sizes, SUMMED),), (weights_of(SUMMED, OUTPUTS, seed=1),)
+    assert_as_plain(sizes, rows, weights, (), as_they_are, False, BLOCKS[1])
+
+
+@pytest.mark.parametrize("sizes", [[256, 44, 0, 0, 0], SIZES["unaligned"]], ids=str)
+def test_the_last_store_of_a_tile_is_over_before_the_next_tile_stores(sizes, teams):
+    rows, weights = (rows_of(sizes, SUMMED),), (weights_of(SUMMED, OUTPUTS, seed=1),)
+    assert_as_plain(sizes, rows, weights, (), as_they_are, False, SMALL, teams)
+
+
+@pytest.mark.parametrize(("teams", "block"), [(TOGETHER, BLOCKS[0]), (IN_TURNS, SMALL)], ids=str)
+@every_sizes
+def test_forward_with_an_activation(sizes, teams, block):
     weights = tuple(weights_of(SUMMED, OUTPUTS, seed=seed) for seed in (1, 2))
     rows = (rows_of(sizes, SUMMED),)
-    assert_as_plain(sizes, rows, weights, (), GATED.keep_and_activate, False, BLOCKS[0])
+    assert_as_plain(sizes, rows, weights, (), GATED.keep_and_activate, False, block, teams)
 
 
 def test_forward_with_an_activation_that_is_not_gated():
@@ -116,44 +138,86 @@ def test_forward_with_an_activation_that_is_not_gated():
 
 
 @needs_the_new_simulator
-def test_results_leave_from_memory_that_they_share(monkeypatch):
+def test_results_leave_from_memory_that_they_share(monkeypatch, teams):
     simulate(monkeypatch)
     monkeypatch.setattr(hopper_stores, "in_one_place", plgpu.RefUnion)
     weights = tuple(weights_of(SUMMED, OUTPUTS, seed=seed) for seed in (1, 2))
     sizes = SIZES["unaligned"]
     rows = (rows_of(sizes, SUMMED),)
-    assert_as_plain(sizes, rows, weights, (), GATED.keep_and_activate, False, BLOCKS[0])
+    assert_as_plain(sizes, rows, weights, (), GATED.keep_and_activate, False, BLOCKS[0], teams)
 
 
 @needs_the_new_simulator
-@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
-def test_to_rows_adds_products(sizes):
+@pytest.mark.parametrize(
+    ("teams", "block"), [(TOGETHER, BLOCKS[1]), (IN_TURNS, BLOCKS[0])], ids=str
+)
+@every_sizes
+def test_to_rows_adds_products(sizes, teams, block):
     operands = rows_of(sizes, SUMMED), rows_of(sizes, SUMMED, seed=3)
     weights = tuple(weights_of(OUTPUTS, SUMMED, seed=seed) for seed in (1, 2))
-    assert_as_plain(sizes, operands, weights, (), as_they_are, True, BLOCKS[1])
+    assert_as_plain(sizes, operands, weights, (), as_they_are, True, block, teams)
 
 
 @needs_the_new_simulator
-@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
-def test_to_rows_takes_an_activations_gradient(sizes):
+@every_sizes
+def test_to_rows_takes_an_activations_gradient(sizes, teams):
     beside = rows_of(sizes, OUTPUTS, seed=2), rows_of(sizes, OUTPUTS, seed=3)
     rows, weights = (rows_of(sizes, SUMMED),), (weights_of(OUTPUTS, SUMMED, seed=1),)
-    assert_as_plain(sizes, rows, weights, beside, GATED.recompute_and_pull, True, BLOCKS[0])
+    finish = GATED.recompute_and_pull
+    assert_as_plain(sizes, rows, weights, beside, finish, True, BLOCKS[0], teams)
+
+
+TO_WEIGHTS = {TOGETHER: Block(64, 128, 256, 8, 3), IN_TURNS: Block(64, 128, 128, 8, 3)}
 
 
 @needs_the_new_simulator
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
-def test_to_weights(sizes, dtype):
+@every_sizes
+def test_to_weights(sizes, dtype, teams):
     operands = rows_of(sizes, SUMMED), rows_of(sizes, OUTPUTS, seed=1), jnp.array(sizes)
     like = jax.ShapeDtypeStruct((5, SUMMED, OUTPUTS), dtype)
-    found = call_to_weights(*operands, like, Block(64, 128, 256, 8, 3))
+    found = call_to_weights(*operands, like, TO_WEIGHTS[teams], teams)
     assert_same(found, PLAIN.to_weights(*operands, dtype))
     assert_no_race()
 
 
+@needs_the_new_simulator
+def test_in_turns_a_weight_gradient_is_its_experts_alone():
+    """Where groups share a tile, the neighbours' are NaN too."""
+    sizes, spoiled = SIZES["unaligned"], 1
+    rows, d_outputs = rows_of(sizes, SUMMED), rows_of(sizes, OUTPUTS, seed=1)
+    operands = rows, d_outputs.at[sizes[0]].set(jnp.inf), jnp.array(sizes)
+    like = jax.ShapeDtypeStruct((5, SUMMED, OUTPUTS), "float32")
+    found = np.array(call_to_weights(*operands, like, TO_WEIGHTS[IN_TURNS], IN_TURNS))
+    expected = np.array(PLAIN.to_weights(rows, d_outputs, operands[2], "float32"))
+    assert not np.isfinite(found[spoiled]).any()
+    others = np.arange(5) != spoiled
+    assert_same(found[others], expected[others])
+
+
+@needs_the_new_simulator
+def test_float16(teams):
+    sizes = SIZES["unaligned"]
+    rows, weights, d_outputs = (
+        array.astype(jnp.float16)
+        for array in (
+            rows_of(sizes, SUMMED),
+            weights_of(SUMMED, OUTPUTS, seed=1),
+            rows_of(sizes, OUTPUTS, seed=2),
+        )
+    )
+    assert_as_plain(sizes, (rows,), (weights,), (), as_they_are, False, BLOCKS[0], teams)
+    turned = weights.swapaxes(1, 2)
+    assert_as_plain(sizes, (rows,), (turned,), (), as_they_are, True, BLOCKS[0], teams)
+    operands = rows, d_outputs, jnp.array(sizes)
+    like = jax.ShapeDtypeStruct((5, SUMMED, OUTPUTS), "float16")
+    found = call_to_weights(*operands, like, TO_WEIGHTS[teams], teams)
+    assert_same(found, PLAIN.to_weights(*operands, "float16"))
+    assert_no_race()
+
+
 @pytest.mark.parametrize("height", [64, 128])
-@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
+@every_sizes
 def test_tiles_cover_each_live_row_once(sizes, height):
     tiles = AlignedTiles.of(jnp.array(sizes), ROWS, height)
     found = np.full(ROWS, -1)
