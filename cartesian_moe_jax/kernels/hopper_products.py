@@ -268,7 +268,7 @@ class _Program:
         """Finish and store this group's halves, whose sums these are, piece after piece."""
         results, begins = len(self.arrays.results), range(0, self.block.outputs, FINISHED)
         pieces = [_Piece(half, begin) for half in range(len(sums)) for begin in begins]
-        shared.stores.begin(len(pieces) * results)
+        shared.stores.begin(len(begins) * results)
         for i, piece in enumerate(pieces):
             sides = self.read_beside(shared)
             if i + 1 < len(pieces):

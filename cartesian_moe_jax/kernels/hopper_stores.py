@@ -32,9 +32,9 @@ class Stores(NamedTuple):
         return in_one_place(whole, plgpu.SMEM(size, dtype))
 
     def begin(self, count: int) -> None:
-        """Before `count` blocks, of which the first takes turn 0, as the first ones before did."""
+        """Before turn 0, if it may follow any multiple of `count` turns that began with 0."""
         if count % TURNS:
-            # The last one before may leave from the same place.
+            # The last one may have had the same place.
             plgpu.wait_smem_to_gmem(0, wait_read_only=True)
 
     def store(self, turn: int, own: Any, block: Float[Array, "height width"], window: Ref) -> None:

@@ -228,7 +228,7 @@ class _Program:
         own, block = own_half(self.block.inputs), self.block
         begins = range(0, block.outputs, self.stored)
         pieces = [(half, begin) for half in range(len(totals)) for begin in begins]
-        stores.begin(len(pieces))
+        stores.begin(len(begins))
         for turn, (half, begin) in enumerate(pieces):
             first = tile.row * block.inputs + self.teams.half(own, half).start
             columns = pl.ds(tile.column * block.outputs + begin, self.stored)

@@ -31,6 +31,8 @@ SIZES = {
 BLOCKS = [Block(128, 64, 128, 8, 2), Block(128, 64, 256, 8, 3)]
 SMALL = Block(128, 64, 64, 8, 3)
 """Tiles of which an odd number of pieces is stored, where two places take turns."""
+COPIES = 64
+"""At one time, each of a thread of its own."""
 TEAMS = {"together": TOGETHER, "in turns": IN_TURNS}
 GATED, RELU = get_activation("swiglu"), get_activation("relu")
 TOLERANCE = 1e-2
@@ -53,7 +55,12 @@ def simulated(monkeypatch):
 
 
 def simulate(monkeypatch, **settings):
-    gpu = InterpretGPUParams(out_of_bounds_reads="uninitialized", **settings)
+    gpu = InterpretGPUParams(
+        out_of_bounds_reads="uninitialized",
+        # Those of one thread are taken to be over in order, which would hide races.
+        num_tma_threads_per_device=COPIES,
+        **settings,
+    )
     monkeypatch.setattr(hopper_call, "interpret", lambda: gpu)
     monkeypatch.setattr(hopper_call, "multiprocessors", lambda: 2)
 
