@@ -8,7 +8,7 @@ from jax._src.pallas.mosaic_gpu.interpret import gpu_callbacks as simulator
 from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from cartesian_moe_jax.kernels import by_leg, hopper, hopper_call, hopper_stores
+from cartesian_moe_jax.kernels import by_leg, hopper, hopper_call, hopper_stores, timings
 from cartesian_moe_jax.kernels.activations import get_activation
 from cartesian_moe_jax.kernels.aligned_tiles import ALIGNMENT, AlignedTiles
 from cartesian_moe_jax.kernels.blocks import HOPPER_MEMORY, Block, LegShape
@@ -19,6 +19,8 @@ from cartesian_moe_jax.kernels.hopper_teams import IN_TURNS, TOGETHER
 from cartesian_moe_jax.kernels.hopper_weights import call_to_weights
 from cartesian_moe_jax.kernels.in_kernels import in_hopper_forms
 from cartesian_moe_jax.kernels.plain import PLAIN
+from cartesian_moe_jax.kernels.timings import Choice, Timing
+from cartesian_moe_jax.kernels.tuning import described
 
 ROWS, SUMMED, OUTPUTS = 300, 128, 256
 SIZES = {
@@ -252,8 +254,8 @@ SHAPES = [
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_there_are_blocks_for_the_papers_shapes(shape):
-    found = hopper_candidates(shape)
+def test_there_are_blocks_for_the_papers_shapes(shape, teams):
+    found = hopper_candidates(shape, teams)
     assert found
     for block in found:
         assert shape.inputs % block.inputs == shape.outputs % block.outputs == 0
@@ -261,15 +263,28 @@ def test_there_are_blocks_for_the_papers_shapes(shape):
 
 
 @pytest.mark.parametrize("leg", hopper.BLOCKS)
-def test_every_block_is_of_use_somewhere(leg):
-    used = {block for shape in SHAPES if shape.leg == leg for block in hopper_candidates(shape)}
-    assert used == set(hopper.BLOCKS[leg])
+def test_every_block_is_of_use_somewhere(leg, teams):
+    shapes = [shape for shape in SHAPES if shape.leg == leg]
+    used = {block for shape in shapes for block in hopper_candidates(shape, teams)}
+    assert used == set((hopper.BLOCKS_IN_TURNS if teams == IN_TURNS else hopper.BLOCKS)[leg])
 
 
-def test_what_blocks_do_not_divide_or_is_float32_has_none():
+def test_what_blocks_do_not_divide_or_is_float32_has_none(teams):
     for changes in ({"inputs": 1000}, {"dtype": "float32"}, {"outputs": 32}):
-        assert hopper_candidates(SHAPES[0]._replace(**changes)) == ()
-    assert not hopper_fits(Block(128, 64, 256, 8, 9), SHAPES[0]), "no room for nine stages"
+        assert hopper_candidates(SHAPES[0]._replace(**changes), teams) == ()
+
+
+def test_what_no_kernel_can_be_made_of():
+    one, two = SHAPES[0], SHAPES[0]._replace(products=2)
+    assert not hopper_fits(Block(128, 64, 256, 8, 9), one), "no room for nine stages"
+    assert not hopper_fits(Block(64, 64, 128, 8, 2), one), "a quarter of 64 rows"
+    assert not hopper_fits(Block(128, 64, 32, 8, 2), one), "less than is finished at a time"
+    assert not hopper_fits(Block(128, 32, 128, 8, 2), one), "and than a block is wide"
+    assert hopper_fits(Block(128, 64, 256, 8, 2), one)
+    assert not hopper_fits(Block(128, 64, 256, 8, 2), two), "no registers for two sums"
+    assert not hopper_fits(Block(128, 64, 256, 8, 2), one, IN_TURNS), "nor for both halves"
+    assert hopper_fits(Block(128, 64, 128, 8, 2), two)
+    assert not hopper_fits(Block(128, 64, 128, 8, 2), two, IN_TURNS)
 
 
 @pytest.mark.parametrize(("capability", "there"), [("9.0", True), ("8.0", False), (None, False)])
@@ -279,8 +294,10 @@ def test_only_a_hopper_has_them(capability, there, monkeypatch):
 
     monkeypatch.setattr(hopper, "target_device", Device)
     assert ("hopper" in by_leg.available()) == there
+    assert ("hopper_in_turns" in by_leg.available()) == there
     monkeypatch.setenv("CARTESIAN_MOE_WITHOUT", "tokamax_triton,hopper")
     assert "hopper" not in by_leg.available() and "triton" in by_leg.available()
+    assert ("hopper_in_turns" in by_leg.available()) == there, "it is left out by its own name"
 
 
 @pytest.mark.parametrize("leg", hopper.BLOCKS)
@@ -290,14 +307,30 @@ def test_unmeasured_they_are_taken_where_they_can_be(leg):
     assert by_leg.default(shape, both) == by_leg.Choice("hopper", hopper_candidates(shape)[0])
     assert by_leg.default(shape, both[:1]).backend == "triton"
     assert by_leg.default(shape._replace(dtype="float32"), both).backend == "triton"
+    every = by_leg.default(shape, (*both, "hopper_in_turns"))
+    assert every.backend == "hopper", "turns were never measured"
     few = by_leg.default(shape._replace(rows=8 * shape.experts), both)
     assert few.backend == ("hopper" if leg == "to_weights" else "triton"), "as in decoding"
 
 
+def test_turns_are_taken_where_they_were_measured_to_be_faster(monkeypatch):
+    shape = next(shape for shape in SHAPES if shape.leg == "to_rows")
+    shared, own = (
+        Choice(name, by_leg.CANDIDATES[name](shape)[0]) for name in ("hopper", "hopper_in_turns")
+    )
+    found = timings.parse(
+        timings.as_json((Timing(shape, shared, 2.0), Timing(shape, own, 1.0))), "a file"
+    )
+    monkeypatch.setattr(by_leg, "timings_of", lambda _: found)
+    assert by_leg.choose(shape, ("triton", "hopper", "hopper_in_turns")) == own
+    assert by_leg.choose(shape, ("triton", "hopper")) == shared
+    assert described(own).startswith("hopper_in_turns 128x128x64 ")
+
+
 @pytest.mark.parametrize("leg", hopper.BLOCKS)
-def test_of_blocks_of_one_size_the_deepest_is_tried(leg):
+def test_of_blocks_of_one_size_the_deepest_is_tried(leg, teams):
     for shape in [shape for shape in SHAPES if shape.leg == leg]:
-        sizes = [(b.rows, b.inputs, b.outputs) for b in hopper_candidates(shape)]
+        sizes = [(b.rows, b.inputs, b.outputs) for b in hopper_candidates(shape, teams)]
         assert len(set(sizes)) == len(sizes)
 
 
