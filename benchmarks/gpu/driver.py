@@ -112,7 +112,7 @@ def run_parts(parts: Mapping[str, Part], folder: Path, flags: Sequence[str], unt
             sys.exit(WRONG_INPUT)
         if part.tries and ended != "done":
             print(f"{name}: so the others go without {part.tries}", flush=True)
-            without = {WITHOUT: part.tries}
+            without = {WITHOUT: ",".join([*without.values(), part.tries])}
         if part.resumes and ended.startswith("stopped"):
             stopped[name] = part
     for name, part in stopped.items():

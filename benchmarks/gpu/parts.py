@@ -30,6 +30,7 @@ class Part(NamedTuple):
 PARTS: Mapping[str, Part] = MappingProxyType(
     {
         "trial": Part("whether the Hopper kernels end, and are right", 45, tries="hopper"),
+        "trial_in_turns": Part("the same of those in turns", 25, tries="hopper_in_turns"),
         "parity": Part("what kernels compute, against float64", 80),
         "peaks": Part("the machine's own rates", 25),
         "legs": Part("each leg of grouped matmuls by every choice", 90, resumes=True),

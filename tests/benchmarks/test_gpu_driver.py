@@ -130,7 +130,17 @@ def test_parts_that_resume_get_what_time_is_left(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("ended", "without"), [("done", {}), ("stopped", {"CARTESIAN_MOE_WITHOUT": "hopper"})]
+    ("ended", "without"),
+    [
+        ("done", [{}, {}]),
+        (
+            "stopped",
+            [
+                {"CARTESIAN_MOE_WITHOUT": "hopper"},
+                {"CARTESIAN_MOE_WITHOUT": "hopper,hopper_in_turns"},
+            ],
+        ),
+    ],
 )
 def test_kernels_that_do_not_end_are_not_run_again(ended, without, tmp_path, monkeypatch):
     given = []
@@ -140,16 +150,16 @@ def test_kernels_that_do_not_end_are_not_run_again(ended, without, tmp_path, mon
         return ended
 
     monkeypatch.setattr(driver, "run_part", run_part)
-    parts = {name: PARTS[name] for name in ("trial", "step")}
+    parts = {name: PARTS[name] for name in ("trial", "trial_in_turns", "step")}
     driver.run_parts(parts, tmp_path, [], until=driver.time.monotonic() + 100)
-    assert given == [{}, without]
+    assert given == [{}, *without]
     assert driver.WITHOUT == by_leg.WITHOUT
 
 
 def test_limits_are_within_eight_minutes():
     assert driver.SECONDS < 480
-    first = list(PARTS)[:6]
-    assert first == ["trial", "parity", "peaks", "legs", "layer", "step"]
+    first = list(PARTS)[:7]
+    assert first == ["trial", "trial_in_turns", "parity", "peaks", "legs", "layer", "step"]
     assert sum(PARTS[name].seconds for name in first) < driver.SECONDS
 
 

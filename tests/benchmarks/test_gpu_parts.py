@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from benchmarks.gpu import errors, legs, page, parity, parts, sizes, step, trial
+from benchmarks.gpu import errors, legs, page, parity, parts, sizes, step, trial, trial_in_turns
 from benchmarks.gpu.context import Context
 from benchmarks.gpu.record import Record, read
 from benchmarks.gpu.sizes import FULL, REHEARSAL
@@ -43,24 +43,27 @@ def changed(matmul, **changes):
     return matmul._replace(**legs)
 
 
+@pytest.mark.parametrize(
+    ("part", "backend"), [(trial, "hopper"), (trial_in_turns, "hopper_in_turns")]
+)
 @pytest.mark.parametrize("reason", ["wrong by 0.3", None])
-def test_a_trial_that_finds_a_wrong_kernel_fails(reason, context, monkeypatch):
-    choice = timings.Choice("hopper", Block(128, 64, 128, 8, 3))
+def test_a_trial_that_finds_a_wrong_kernel_fails(reason, part, backend, context, monkeypatch):
+    choice = timings.Choice(backend, Block(128, 64, 128, 8, 3))
 
     def measure(shape, backends):
-        assert backends == ("hopper",)
+        assert backends == (backend,)
         failures = [tuning.Failure(shape, choice, reason)] if reason else []
         return [timings.Timing(shape, choice, 0.5)], failures
 
-    monkeypatch.setattr(trial, "available", lambda: ("triton", "hopper"))
+    monkeypatch.setattr(trial, "available", lambda: ("triton", backend))
     monkeypatch.setattr(trial, "measure", measure)
     if reason:
-        message = "4 kernels .*: hopper 128x64x128 w8 s3: wrong by 0.3"
+        message = f"4 kernels .*: {backend} 128x64x128 w8 s3: wrong by 0.3"
         with pytest.raises(UserError, match=message):
-            trial.run(context)
+            part.run(context)
     else:
-        trial.run(context)
-    assert [m["by"] for m in context.record.measurements] == ["hopper 128x64x128 w8 s3"] * 4
+        part.run(context)
+    assert [m["by"] for m in context.record.measurements] == [f"{backend} 128x64x128 w8 s3"] * 4
 
 
 def test_a_right_kernel_passes(context, monkeypatch):
