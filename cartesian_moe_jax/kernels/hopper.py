@@ -1,7 +1,8 @@
 """Grouped matmuls for Hopper GPUs: two Pallas kernels, compiled by Mosaic.
 
 Blocks are copied by the GPU's own copying engine while two groups of warps multiply what came
-before, straight from shared memory. For bfloat16 and float16, and widths that blocks divide.
+before, straight from shared memory. For bfloat16 and, not yet run on a GPU, float16; and for widths
+that blocks divide.
 
 What others call warp-specialised persistent kernels: the copying engine is the TMA, a group of
 warps a warpgroup, the one that copies the producer, those that multiply (`wgmma`) the consumers.
