@@ -111,7 +111,7 @@ def left_out(folder: Path) -> str:
     wanted = os.environ.get(WITHOUT, "")
     parts = read(folder / "run.json").get("parts", {})
     tried = [found["without"] for found in parts.values() if found.get("without")]
-    return tried[0] if tried else wanted
+    return tried[-1] if tried else wanted
 
 
 def machine() -> dict[str, str]:

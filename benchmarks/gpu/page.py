@@ -36,6 +36,7 @@ LAYER = ("what", "tokens", "top_k", "experts", "d_model", "d_expert", "by")
 COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "trial": (*LEG, "by", "ms", "tflops"),
+        "trial_in_turns": (*LEG, "by", "ms", "tflops"),
         "parity": ("what", "by", "groups", "cases", "whole", "worst", "tolerance", "result"),
         "peaks": ("what", "size", "ms_per_series", "ms", "tflops", "gigabytes_per_s"),
         "legs": (
@@ -248,6 +249,7 @@ def _short_steps(found: Sequence[Measurement]) -> list[str]:
 SHORT: Mapping[str, Callable[[Sequence[Measurement]], list[str]]] = MappingProxyType(
     {
         "trial": _short_trial,
+        "trial_in_turns": _short_trial,
         "parity": _short_parity,
         "peaks": _short_peaks,
         "legs": _short_legs,

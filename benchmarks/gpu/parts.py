@@ -33,6 +33,7 @@ class Part(NamedTuple):
 PARTS: Mapping[str, Part] = MappingProxyType(
     {
         "trial": Part("whether the Hopper kernels end, and are right", 45, 45, tries="hopper"),
+        "trial_in_turns": Part("the same of those in turns", 25, 15, tries="hopper_in_turns"),
         "parity": Part("what kernels compute, against float64", 80, 40),
         "peaks": Part("the machine's own rates", 25, 20),
         "legs": Part("each leg of grouped matmuls by every choice", 60, 30, resumes=True),

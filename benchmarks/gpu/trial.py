@@ -12,7 +12,8 @@ from benchmarks.gpu.context import Context
 from benchmarks.gpu.record import Record
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.kernels.blocks import LegShape
-from cartesian_moe_jax.kernels.by_leg import HOPPER, WITHOUT, available
+from cartesian_moe_jax.kernels.by_leg import HOPPER, available
+from cartesian_moe_jax.kernels.left_out import WITHOUT
 from cartesian_moe_jax.kernels.leg_trials import feed_forward_legs, operations
 from cartesian_moe_jax.kernels.timings import Choice
 from cartesian_moe_jax.kernels.tuning import (
@@ -35,16 +36,21 @@ def legs(context: Context) -> Sequence[LegShape]:
 
 
 def run(context: Context) -> None:
+    """Try those whose groups share tiles."""
+    try_all(context, HOPPER)
+
+
+def try_all(context: Context, backend: str) -> None:
     """Run every block of those legs at one shape; the record says which one is running.
 
-    Raises UserError if one of the Hopper kernels fails or is wrong.
+    Raises UserError if one of the backend's kernels fails or is wrong.
     """
     record = context.record
-    if HOPPER not in available():
+    if backend not in available():
         record.note(f"this is no Hopper GPU, or they are left out by {WITHOUT}")
         return
     shapes = legs(context)
-    for shape, programs in zip(shapes, compile_all(shapes), strict=True):
+    for shape, programs in zip(shapes, compile_all(shapes, backend), strict=True):
         timings, failures = measure_compiled(programs, functools.partial(_running, record, shape))
         for timing in timings:
             tflops = operations(shape) / timing.ms / 1e9
@@ -56,10 +62,10 @@ def run(context: Context) -> None:
         raise UserError(f"{len(failed)} kernels are wrong or do not run: {failed[0]}")
 
 
-def compile_all(shapes: Sequence[LegShape]) -> list[Programs]:
+def compile_all(shapes: Sequence[LegShape], backend: str) -> list[Programs]:
     """All legs at the same time: compiling is what takes most of it."""
     with ThreadPoolExecutor(len(shapes)) as pool:
-        return list(pool.map(lambda shape: compile_choices(shape, (HOPPER,)), shapes))
+        return list(pool.map(lambda shape: compile_choices(shape, (backend,)), shapes))
 
 
 @contextlib.contextmanager

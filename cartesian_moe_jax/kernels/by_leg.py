@@ -16,6 +16,7 @@ from cartesian_moe_jax.kernels.hopper import (
     hopper_matmul,
     is_hopper,
 )
+from cartesian_moe_jax.kernels.hopper_teams import IN_TURNS
 from cartesian_moe_jax.kernels.left_out import is_left_out
 from cartesian_moe_jax.kernels.timings import Choice, fastest, timings_of
 from cartesian_moe_jax.kernels.tokamax import is_installed, tokamax_matmul
@@ -23,12 +24,13 @@ from cartesian_moe_jax.kernels.triton import triton_matmul
 from cartesian_moe_jax.kernels.weights import FeedForwardWeights
 from cartesian_moe_jax.platform import device_kind
 
-OURS, HOPPER = "triton", "hopper"
+OURS, HOPPER, HOPPER_IN_TURNS = "triton", "hopper", "hopper_in_turns"
 
 LEG_BACKENDS: Mapping[str, Callable[[Block | None], GroupedMatmul]] = MappingProxyType(
     {
         OURS: triton_matmul,
         HOPPER: hopper_matmul,
+        HOPPER_IN_TURNS: functools.partial(hopper_matmul, teams=IN_TURNS),
         "tokamax_mosaic": lambda _: tokamax_matmul("mosaic_gpu"),
         "tokamax_triton": lambda _: tokamax_matmul("triton"),
     }
@@ -36,19 +38,27 @@ LEG_BACKENDS: Mapping[str, Callable[[Block | None], GroupedMatmul]] = MappingPro
 """What a leg can be computed by, given the block that was chosen for it."""
 
 CANDIDATES: Mapping[str, Callable[[LegShape], Sequence[Block]]] = MappingProxyType(
-    {OURS: candidates, HOPPER: hopper_candidates}
+    {
+        OURS: candidates,
+        HOPPER: hopper_candidates,
+        HOPPER_IN_TURNS: functools.partial(hopper_candidates, teams=IN_TURNS),
+    }
 )
 """The blocks to choose from, for those that do not choose themselves."""
 
 _FITS: Mapping[str, Callable[[Block, LegShape], bool]] = MappingProxyType(
-    {OURS: Block.fits, HOPPER: hopper_fits}
+    {
+        OURS: Block.fits,
+        HOPPER: hopper_fits,
+        HOPPER_IN_TURNS: functools.partial(hopper_fits, teams=IN_TURNS),
+    }
 )
 
 
 def available() -> tuple[str, ...]:
     """The names in LEG_BACKENDS that work here and are wanted."""
     others = [name for name in LEG_BACKENDS if name not in CANDIDATES]
-    found = (*[HOPPER] * is_hopper(), *others * is_installed())
+    found = (*[HOPPER, HOPPER_IN_TURNS] * is_hopper(), *others * is_installed())
     return (OURS, *[name for name in found if not is_left_out(name)])
 
 

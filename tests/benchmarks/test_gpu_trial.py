@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from benchmarks.gpu import trial
+from benchmarks.gpu import trial, trial_in_turns
 from benchmarks.gpu.context import Context
 from benchmarks.gpu.record import Record, read
 from benchmarks.gpu.sizes import FULL, REHEARSAL
@@ -45,6 +45,21 @@ def test_right_kernels_are_timed(context):
     assert [m["by"] for m in context.record.measurements] == [NAME] * 4
     kept = read(context.record.file)
     assert kept["running"] == "" and "failed" not in kept
+
+
+def test_those_in_turns_are_tried_apart(context, monkeypatch):
+    asked = []
+
+    def compile_choices(shape, backends):
+        asked.append(backends)
+        return programs_of(shape, ("hopper",))
+
+    monkeypatch.setattr(trial, "available", lambda: ("triton", "hopper_in_turns"))
+    monkeypatch.setattr(trial, "compile_choices", compile_choices)
+    trial.run(context)
+    assert not asked
+    trial_in_turns.run(context)
+    assert asked == [("hopper_in_turns",)] * 4
 
 
 def test_what_fails_is_kept_at_once_and_ends_it(context, monkeypatch):
