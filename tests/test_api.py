@@ -31,15 +31,14 @@ def test_logits_are_those_of_the_model(lm):
 def test_logits_give_the_perplexity_that_the_run_ended_with(lm, finished_run):
     config = finished_run.config
     data = prepare(config, ByteTokenizer())
-    batches = evaluation_batches(data.validation[0].tokens, config.data.seq_len, 8)
+    what, most = (data.validation[0].tokens, config.data.seq_len, 8), config.evaluation.max_tokens
+    batches = evaluation_batches(*what, max_tokens=most)
     nats, count = 0.0, 0
     for tokens, mask in batches:
         log_probabilities = jax.nn.log_softmax(lm.logits(tokens[:, :-1]))
         at_target = np.take_along_axis(np.asarray(log_probabilities), tokens[:, 1:, None], -1)
         nats -= float(at_target[..., 0][mask].sum())
         count += int(mask.sum())
-        if count >= config.evaluation.max_tokens:
-            break
     measured = finished_run.result["validation"]
     assert measured["tokens"] == count
     assert measured["loss"] == pytest.approx(nats / count, rel=1e-4)
