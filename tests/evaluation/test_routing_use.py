@@ -281,8 +281,6 @@ def test_eval_prints_the_table_of_a_run_and_leaves_the_numbers(finished_run):
     assert np.shape(written["pairs"]) == (1, 1, 4, 4)
     assert written["tokens"] == finished_run.result["validation"]["tokens"]
     again = routing_use_of_run(workdir, asked=Asked(max_tokens=100))
-    assert json.loads(file.read_text()) == again
-    file.unlink()
     assert again["tokens"] == 100 < written["tokens"]
 
 
