@@ -19,8 +19,8 @@ from cartesian_moe_jax.evaluation.perplexity import Parameters
 from cartesian_moe_jax.evaluation.robustness import measure_robustness
 from cartesian_moe_jax.models.build import abstract_parameters
 from cartesian_moe_jax.models.feed_forwards import moe_layers
+from cartesian_moe_jax.models.fitting_mesh import mesh_of
 from cartesian_moe_jax.parallel.layouts import layout_of
-from cartesian_moe_jax.parallel.mesh import mesh_of
 from cartesian_moe_jax.parallel.processes import agreed, is_first
 from cartesian_moe_jax.paths import AnyPath
 from cartesian_moe_jax.runs.checkpoints import Checkpoints

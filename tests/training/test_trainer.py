@@ -9,8 +9,9 @@ from cartesian_moe_jax import config as schema
 from cartesian_moe_jax.data.tokenizers import resolve_tokenizer
 from cartesian_moe_jax.models.vocabulary import with_vocabulary
 from cartesian_moe_jax.training.loop import prepare
-from cartesian_moe_jax.training.trainer import Trainer
+from cartesian_moe_jax.training.trainer import Trainer, check_trainable
 from tests import processes, tiny
+from tests.messages import message_of
 
 
 def trainer_of(folder, fields):
@@ -78,3 +79,16 @@ def test_bfloat16_trains_and_evaluates_where_parameters_are_split(tmp_path, layo
     uniform = math.log(trainer.config.model.vocab_size)
     assert abs(report.loss - uniform) < 0.2
     assert abs(evaluation.mean.loss - uniform) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("parallel", "model", "words"),
+    [
+        ({"layout": "expert", "expert": 4}, {"moe": {"num_experts": 6}}, "experts=6 is not"),
+        ({"layout": "tensor", "tensor": 2}, {"d_ff": 25}, "d_ff=25 is not divisible"),
+        ({"rules": "d_model=fsdp,d_ff=fsdp", "fsdp": 2}, {}, "'fsdp' would split both"),
+    ],
+)
+def test_a_layout_that_does_not_fit_is_found_before_data_is_prepared(parallel, model, words):
+    config = tiny.config(model=model, parallel={"data": -1} | parallel)
+    assert words in message_of(check_trainable, config)
