@@ -22,10 +22,11 @@ from benchmarks.timing import Case, Timing, format_table, peak_case, peak_line, 
 from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.models.build import abstract_model
 from cartesian_moe_jax.models.cost import model_cost, whole
+from cartesian_moe_jax.models.fitting_mesh import mesh_of
 from cartesian_moe_jax.models.language_model import compute_dtype
 from cartesian_moe_jax.models.vocabulary import with_vocabulary
 from cartesian_moe_jax.parallel.layouts import layout_of
-from cartesian_moe_jax.parallel.mesh import batch_sharding, mesh_of
+from cartesian_moe_jax.parallel.mesh import batch_sharding
 from cartesian_moe_jax.training.memory import take_memory
 from cartesian_moe_jax.training.optimizer import Rates, make_optimizer
 from cartesian_moe_jax.training.state import TrainState, make_create_state

@@ -24,10 +24,10 @@ from cartesian_moe_jax.config import Config, ParallelConfig
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.models.block import Block
 from cartesian_moe_jax.models.build import abstract_model
+from cartesian_moe_jax.models.fitting_mesh import mesh_of
 from cartesian_moe_jax.models.language_model import LanguageModel
 from cartesian_moe_jax.models.parameters import with_parameters
 from cartesian_moe_jax.parallel.layouts import LAYOUTS
-from cartesian_moe_jax.parallel.mesh import mesh_of
 
 Weights = Mapping[str, Float[np.ndarray, "..."]]
 STEPS, WARM_UP = 3, 2

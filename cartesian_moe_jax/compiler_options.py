@@ -20,6 +20,9 @@ STEP: Mapping[str, Options] = {
     # Kernels run while collectives do. The default of the versions that we pin, and much depends
     # on it. Autotuning is left as it is: its results are kept with the compiled programs.
     "gpu": {"xla_gpu_enable_latency_hiding_scheduler": True},
+    # This pass ends the process where a sum over devices is of bfloat16 and inside a shard_map over
+    # some of the mesh's axes, as that of the head's gradient is. Another one makes it float32.
+    "cpu": {"xla_disable_hlo_passes": "all-reduce-promotion"},
 }
 """Of training and evaluation steps."""
 

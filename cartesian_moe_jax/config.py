@@ -274,8 +274,9 @@ class ParallelConfig:
     )
     bucket_factor: float = setting(
         2.0,
-        "Of all_to_all and ragged in training: rows that a device may send or receive, as a "
-        "multiple of an even share; pairs beyond it are dropped and counted. 0: as many as come. "
+        "Of gather, all_to_all and ragged in training: rows that a device may send, receive or "
+        "compute, as a multiple of an even share; pairs beyond it are dropped by priority and "
+        "counted, their weights given to the token's other experts. 0: as many as come. "
         "Evaluation drops nothing.",
         at_least(0),
         resumable=True,

@@ -8,7 +8,8 @@ from cartesian_moe_jax import config as schema
 from cartesian_moe_jax.config import Config, ParallelConfig
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.evaluation.changeable import CHANGEABLE, Changes, allowed
-from cartesian_moe_jax.parallel.mesh import batch_parts, mesh_of
+from cartesian_moe_jax.models.fitting_mesh import mesh_of
+from cartesian_moe_jax.parallel.mesh import batch_parts
 
 ROWS_UNTRAINED = 8
 """Sequences on a device where nothing tells how many it takes: the run was not trained here."""

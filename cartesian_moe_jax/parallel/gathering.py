@@ -8,6 +8,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from jaxtyping import Array, Float
 
+from cartesian_moe_jax.parallel.axes import TENSOR
 from cartesian_moe_jax.parallel.layouts import mesh_axes
 
 GATHERED = "gathered_weights"
@@ -37,5 +38,8 @@ def gather_parts(
         return parameter
     parameter = parameter.astype(dtype)
     for dim, axis in moves:
-        parameter = jax.lax.all_gather(parameter, axis, axis=dim, tiled=True)
+        # Along ``tensor`` devices do the same with it: the whole is one value, and so is its
+        # gradient, of which each takes its part.
+        to = "invarying" if axis == TENSOR else "varying"
+        parameter = jax.lax.all_gather(parameter, axis, axis=dim, tiled=True, to=to)
     return checkpoint_name(parameter, GATHERED)

@@ -1,13 +1,14 @@
 """The device mesh: one device is a mesh of one."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Shaped
 
-from cartesian_moe_jax.config import Config, ModelConfig, ParallelConfig
+from cartesian_moe_jax.config import ModelConfig, ParallelConfig
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.parallel.axes import AXES, BATCH, BATCH_AXES, EXPERT, TENSOR
 from cartesian_moe_jax.parallel.device_order import arrange
@@ -18,22 +19,26 @@ FAST_GROUP = 8
 are waited for in every layer, and the more devices hold experts, the more a token has to visit."""
 
 
-def mesh_of(config: Config, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Arrange the devices (default: all) for a model; raises UserError if they don't fit."""
-    return make_mesh(config.parallel, devices, useful_sizes(config.model))
+class SplitDimension(NamedTuple):
+    """A dimension of a parameter that a layout splits."""
+
+    size: int
+    axes: tuple[str, ...]
+    """Mesh axes that split it: their sizes together must divide its own."""
 
 
 def make_mesh(
     parallel: ParallelConfig,
     devices: Sequence[jax.Device] | None = None,
     useful: Mapping[str, int] | None = None,
+    split: Collection[SplitDimension] = (),
 ) -> Mesh:
     """Arrange the devices (default: all) as the config says; raises UserError if they don't fit.
 
-    ``useful``: how many devices the model can use along an axis; see ``mesh_sizes``.
+    ``useful``, ``split``: how many devices a model can use along an axis; see ``mesh_sizes``.
     """
     devices = jax.devices() if devices is None else list(devices)
-    sizes = tuple(mesh_sizes(parallel, len(devices), useful or {}).values())
+    sizes = tuple(mesh_sizes(parallel, len(devices), useful or {}, split).values())
     return Mesh(arrange(devices, sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
@@ -43,12 +48,17 @@ def useful_sizes(model: ModelConfig) -> dict[str, int]:
     return {axis: math.gcd(size, FAST_GROUP) for axis, size in most.items()}
 
 
-def mesh_sizes(parallel: ParallelConfig, devices: int, useful: Mapping[str, int]) -> dict[str, int]:
+def mesh_sizes(
+    parallel: ParallelConfig,
+    devices: int,
+    useful: Mapping[str, int],
+    split: Collection[SplitDimension] = (),
+) -> dict[str, int]:
     """Return the size of every mesh axis.
 
     A size of 0 in the config leaves it to the layout (``Layout.fills``), which gives an axis as
-    many of the devices left as divide its ``useful`` size (all where it has none), and what is
-    left over to ``data``; -1 takes all that the others leave.
+    many of the devices left as divide its ``useful`` size (all where it has none) and what it
+    splits of the model, and what is left over to ``data``; -1 takes all that the others leave.
     """
     asked = {axis: getattr(parallel, axis) for axis in AXES}
     shown = ", ".join(f"{axis}={size}" for axis, size in asked.items())
@@ -61,11 +71,23 @@ def mesh_sizes(parallel: ParallelConfig, devices: int, useful: Mapping[str, int]
     # Behind them what has no bound: the axis that was asked to take the rest, or data.
     for axis in [a for a in takers if a in useful or not rest] + (rest or ["data"]):
         if asked[axis] <= 0 and sizes[axis] == 1:
-            sizes[axis] = math.gcd(left, useful.get(axis, left)) if axis not in rest else left
+            most = math.gcd(useful.get(axis, left), *_parts_left(axis, sizes, split))
+            sizes[axis] = left if axis in ("data", *rest) else math.gcd(left, most)
             left //= max(sizes[axis], 1)
     if math.prod(sizes.values()) != devices:
         raise UserError(f"config.parallel has {shown}: does not fit {devices} devices")
     return sizes
+
+
+def _parts_left(
+    axis: str, sizes: Mapping[str, int], split: Collection[SplitDimension]
+) -> list[int]:
+    """Return what the other axes, of these sizes, leave of each dimension that ``axis`` splits."""
+    return [
+        dimension.size // math.prod(sizes[other] for other in dimension.axes if other != axis)
+        for dimension in split
+        if axis in dimension.axes
+    ]
 
 
 def single_device_mesh() -> Mesh:

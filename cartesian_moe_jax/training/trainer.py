@@ -18,9 +18,10 @@ from cartesian_moe_jax.data.tokenizers import require_same_tokenizer
 from cartesian_moe_jax.data.windows import WindowSource
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.evaluation.evaluator import Evaluator
-from cartesian_moe_jax.models.build import abstract_model
+from cartesian_moe_jax.models.build import abstract_model, abstract_parameters
+from cartesian_moe_jax.models.fitting_mesh import mesh_of
 from cartesian_moe_jax.parallel.layouts import Layout, layout_of
-from cartesian_moe_jax.parallel.mesh import batch_parts, batch_shares, mesh_of
+from cartesian_moe_jax.parallel.mesh import batch_parts, batch_shares
 from cartesian_moe_jax.runs.checkpoints import ARRAYS, Checkpoints
 from cartesian_moe_jax.training.optimizer import Rates, make_optimizer
 from cartesian_moe_jax.training.state import TrainState, abstract_state, make_create_state
@@ -102,8 +103,8 @@ class Trainer:
 
 def check_trainable(config: Config) -> None:
     """Raise UserError for what is wrong whatever the data: preparing data may take hours."""
-    _, layout, _ = _checked(config)
-    abstract_model(config.model, layout)
+    mesh, layout, _ = _checked(config)
+    abstract_parameters(abstract_model(config.model, layout), layout, mesh)
 
 
 def _checked(config: Config) -> tuple[Mesh, Layout, optax.GradientTransformation]:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from cartesian_moe_jax.models.embedding import embed
+from cartesian_moe_jax.models.fitting_mesh import mesh_of
 from cartesian_moe_jax.parallel.axes import AXES
 from cartesian_moe_jax.parallel.layouts import LAYOUTS
-from cartesian_moe_jax.parallel.mesh import mesh_of
 from tests import tiny
 
 VOCAB, WIDTH = 16, 8

@@ -11,7 +11,7 @@ import jax
 from jax.experimental import topologies
 
 from cartesian_moe_jax import config as schema
-from cartesian_moe_jax.parallel.mesh import mesh_of
+from cartesian_moe_jax.models.fitting_mesh import mesh_of
 from cartesian_moe_jax.platform import compiling_for
 from cartesian_moe_jax.study.layouts.step import abstract_step, compile_step
 from configs import paper

@@ -6,8 +6,8 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from cartesian_moe_jax.models.build import abstract_model
+from cartesian_moe_jax.models.fitting_mesh import mesh_of
 from cartesian_moe_jax.parallel.layouts import layout_of
-from cartesian_moe_jax.parallel.mesh import mesh_of
 from cartesian_moe_jax.study.layouts.step import abstract_step
 from cartesian_moe_jax.training.optimizer import Rates, make_optimizer
 from cartesian_moe_jax.training.step import make_train_step

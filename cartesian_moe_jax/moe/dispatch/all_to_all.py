@@ -4,38 +4,50 @@ import dataclasses
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from cartesian_moe_jax.moe.dispatch.copies import (
     Copies,
     copies_by_device,
     cut_into_buckets,
-    kept_pairs,
     only_here,
     read_labels,
     send,
     sum_of_copies,
 )
 from cartesian_moe_jax.moe.dispatch.exchange import bound
-from cartesian_moe_jax.moe.dispatch.sort import LocalPlan, back_to_tokens, rows_by_expert
+from cartesian_moe_jax.moe.dispatch.sort import SortPlan, back_to_tokens, rows_by_expert
+from cartesian_moe_jax.moe.dispatch.survivors import (
+    Survivors,
+    all_survive,
+    fitting,
+    survivors_of,
+)
 from cartesian_moe_jax.moe.routing import Routing
 
 
 class CopiesPlan(NamedTuple):
     """How updates come back to the devices that sent their tokens."""
 
-    here: LocalPlan
+    here: SortPlan
     copies: Copies
-    dropped: Int[Array, ""]
+    survivors: Survivors
+
+    @property
+    def dropped(self) -> Int[Array, ""]:
+        """Pairs of this device's tokens that no expert computes."""
+        return self.survivors.dropped
 
 
 @dataclasses.dataclass(frozen=True)
 class AllToAllExchange:
     """Send each token once to every device that holds an expert of it, and sum what comes back.
 
-    All buckets are as large as the largest may be: in training ``bucket_factor`` even shares,
-    and pairs beyond it are dropped by priority, their weights given to the token's other experts;
-    without a bound, as many as a device has tokens.
+    All buckets are as large as the largest may be: in training ``bucket_factor`` even shares, and
+    so many pairs are computed on a device. Those beyond, of least priority, are dropped, their
+    weights given to the token's other experts. Without a bound, a bucket holds all of a device's
+    tokens.
     """
 
     axis: str
@@ -54,21 +66,28 @@ class AllToAllExchange:
         here, factor = num_experts // devices, self.bucket_factor * bounded
         tokens, slots = routing.expert_ids.shape
         bucket = bound(tokens * min(slots, devices) / devices, tokens, factor)
+        most = devices * bucket * slots
+        limit = bound(tokens * slots, most, factor)
+        may_drop = bucket < tokens or limit < most
         copies, sizes = copies_by_device(routing, devices, here)
         copies = cut_into_buckets(copies, sizes, bucket)
-        has_row = copies.position < devices * bucket
-        routing, not_sent = kept_pairs(routing, copies, has_row, num_experts)
-        x, labels = map(self._swap, send(x, routing, copies, num_experts))
-        routing = only_here(read_labels(labels, num_experts), self.axis, here)
-        limit = bound(tokens * slots, routing.expert_ids.size, factor)
-        rows, group_sizes, plan = rows_by_expert(x, routing, here, limit)
-        return rows, group_sizes, CopiesPlan(plan, copies, not_sent + plan.dropped)
+        sent = send(x, routing, copies, num_experts, with_priority=may_drop)
+        x, labels = map(self._swap, sent)
+        received = only_here(read_labels(labels, num_experts, slots), self.axis, here)
+        received = fitting(received, here, limit)
+        survivors = all_survive()
+        if may_drop:
+            told = self._swap((received.expert_ids < here).astype(jnp.float32))
+            survivors = survivors_of(routing, sum_of_copies(told, copies) > 0, num_experts)
+        rows, group_sizes, plan = rows_by_expert(x, received, here, limit)
+        return rows, group_sizes, CopiesPlan(plan, copies, survivors)
 
     def combine(
         self, rows: Float[Array, "rows d_model"], plan: CopiesPlan
     ) -> Float[Array, "tokens d_model"]:
         """Send one sum per copy back to where it came from."""
-        return sum_of_copies(self._swap(back_to_tokens(rows, plan.here)), plan.copies)
+        update = sum_of_copies(self._swap(back_to_tokens(rows, plan.here)), plan.copies)
+        return plan.survivors.rescaled(update)
 
     def _swap(self, buckets: Float[Array, "rows ..."]) -> Float[Array, "rows ..."]:
         return jax.lax.all_to_all(buckets, self.axis, split_axis=0, concat_axis=0, tiled=True)

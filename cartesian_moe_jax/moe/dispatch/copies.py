@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from cartesian_moe_jax.moe.dispatch.sort import gather_rows, sort_by_expert, take, weighted_sum
 from cartesian_moe_jax.moe.routing import Routing
@@ -20,8 +20,6 @@ class Copies(NamedTuple):
     order: Int[Array, "rows"]
     position: Int[Array, "tokens slots"]
     """Row of the copy that a slot is the first to ask for; none for the slots behind it."""
-    first: Int[Array, "tokens slots"]
-    """The slot that asked first for a copy to this slot's device."""
 
 
 def copies_by_device(
@@ -29,16 +27,15 @@ def copies_by_device(
 ) -> tuple[Copies, Int[Array, "devices"]]:
     """List the copies of this device's tokens, and how many go to each device.
 
-    To one device, those of highest priority come first.
+    To one device, those of highest priority come first: that of the best pair that a copy is for.
     """
     device = routing.expert_ids // experts_each  # an unused slot has id devices * experts_each
     same = device[:, :, None] == device[:, None, :]
-    first = jnp.argmax(same, axis=-1).astype(jnp.int32)
-    is_first = first == jnp.arange(device.shape[1])
-    order, position, sizes = sort_by_expert(
-        jnp.where(is_first, device, devices), devices, routing.priority
-    )
-    return Copies(order, position, first), sizes
+    is_first = jnp.argmax(same, axis=-1) == jnp.arange(device.shape[1])
+    priority = jax.lax.stop_gradient(routing.priority)[:, None, :]
+    best = jnp.max(jnp.where(same, priority, -jnp.inf), axis=-1)
+    order, position, sizes = sort_by_expert(jnp.where(is_first, device, devices), devices, best)
+    return Copies(order, position), sizes
 
 
 def cut_into_buckets(copies: Copies, sizes: Int[Array, "devices"], bucket: int) -> Copies:
@@ -57,51 +54,36 @@ def cut_into_buckets(copies: Copies, sizes: Int[Array, "devices"], bucket: int) 
 
 
 def send(
-    x: Float[Array, "tokens d_model"], routing: Routing, copies: Copies, num_experts: int
+    x: Float[Array, "tokens d_model"],
+    routing: Routing,
+    copies: Copies,
+    num_experts: int,
+    with_priority: bool,
 ) -> tuple[Float[Array, "rows d_model"], Float[Array, "rows labels"]]:
-    """Return the rows to be sent, and the labels that travel with them: see ``read_labels``."""
-    order, position, _ = copies
+    """Return the rows to be sent, and the labels that travel with them: see ``read_labels``.
+
+    ``with_priority``: the receiver may have to choose among the pairs.
+    """
+    order, position = copies
     # Small whole numbers, as floats; that of an unused slot is 0, as where no copy lies.
     experts = jax.lax.stop_gradient((num_experts - routing.expert_ids).astype(jnp.float32))
-    labels = jnp.concatenate([routing.weights.astype(jnp.float32), experts], axis=1)
+    priority = [jax.lax.stop_gradient(routing.priority)] * with_priority
+    labels = jnp.concatenate([routing.weights, experts, *priority], axis=1, dtype=jnp.float32)
     rows, labels = (gather_rows(each, order, position, True) for each in (x, labels))
     return rows, jnp.where((order < position.size)[:, None], labels, 0)
 
 
-def read_labels(labels: Float[Array, "rows labels"], num_experts: int) -> Routing:
+def read_labels(labels: Float[Array, "rows labels"], num_experts: int, slots: int) -> Routing:
     """Return the routing of rows that came from ``send``."""
-    weights, experts = jnp.split(labels, 2, axis=1)
+    weights, experts, *priority = jnp.split(labels, labels.shape[1] // slots, axis=1)
     ids = num_experts - jax.lax.stop_gradient(experts).astype(jnp.int32)
-    return Routing(ids, weights, weights)
+    return Routing(ids, weights, *priority or [weights])
 
 
-def sum_of_copies(
-    rows: Float[Array, "rows d_model"], copies: Copies
-) -> Float[Array, "tokens d_model"]:
-    """Return the sum of what a token's copies came back with."""
+def sum_of_copies(rows: Float[Array, "rows any"], copies: Copies) -> Float[Array, "tokens any"]:
+    """Return the sum of what a token's copies came back with; zero for those not sent."""
     ones = (copies.position >= 0).astype(jnp.float32)  # varies over devices as position does
     return weighted_sum(rows, ones, copies.order, copies.position, True)
-
-
-def kept_pairs(
-    routing: Routing, copies: Copies, has_row: Bool[Array, "tokens slots"], num_experts: int
-) -> tuple[Routing, Int[Array, ""]]:
-    """Take out the pairs whose copy is not sent; the others' weights add up to as much as before.
-
-    ``has_row`` says of each slot that asked for a copy whether it is sent. Returns the number of
-    pairs taken out too.
-    """
-    is_used = routing.expert_ids < num_experts
-    is_kept = is_used & jnp.take_along_axis(has_row, copies.first, axis=1)
-    weights = jnp.where(is_kept, routing.weights, 0)
-    whole = jnp.sum(jnp.where(is_used, routing.weights, 0), axis=1, keepdims=True)
-    left = jnp.sum(weights, axis=1, keepdims=True)
-    # Exactly 1 where nothing was taken out.
-    lost = jnp.any(is_used & ~is_kept, axis=1, keepdims=True)
-    scale = jnp.where(lost, whole / jnp.maximum(left, 1e-9), 1)
-    ids = jnp.where(is_kept, routing.expert_ids, num_experts)
-    dropped = jnp.sum(is_used & ~is_kept, dtype=jnp.int32)
-    return Routing(ids, weights * scale, routing.priority), dropped
 
 
 def only_here(routing: Routing, axis: str, here: int) -> Routing:

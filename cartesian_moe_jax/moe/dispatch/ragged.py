@@ -4,19 +4,25 @@ import dataclasses
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from cartesian_moe_jax.moe.dispatch.copies import (
     Copies,
     copies_by_device,
-    kept_pairs,
     only_here,
     read_labels,
     send,
     sum_of_copies,
 )
 from cartesian_moe_jax.moe.dispatch.exchange import bound
-from cartesian_moe_jax.moe.dispatch.sort import LocalPlan, back_to_tokens, rows_by_expert
+from cartesian_moe_jax.moe.dispatch.sort import SortPlan, back_to_tokens, rows_by_expert
+from cartesian_moe_jax.moe.dispatch.survivors import (
+    Survivors,
+    all_survive,
+    fitting,
+    survivors_of,
+)
 from cartesian_moe_jax.moe.dispatch.swap import Chunks, ragged_swap
 from cartesian_moe_jax.moe.routing import Routing
 
@@ -24,18 +30,25 @@ from cartesian_moe_jax.moe.routing import Routing
 class RaggedPlan(NamedTuple):
     """How updates come back to the devices that sent their tokens."""
 
-    here: LocalPlan
+    here: SortPlan
     copies: Copies
     chunks: Chunks
-    dropped: Int[Array, ""]
+    survivors: Survivors
+
+    @property
+    def dropped(self) -> Int[Array, ""]:
+        """Pairs of this device's tokens that no expert computes."""
+        return self.survivors.dropped
 
 
 @dataclasses.dataclass(frozen=True)
 class RaggedExchange:
     """As all_to_all, but no bucket is padded: only what is sent travels.
 
-    In training a device takes ``bucket_factor`` even shares of rows; what is beyond, from the
-    last devices that send to it, is dropped.
+    In training a device takes ``bucket_factor`` even shares of copies, and computes so many pairs.
+    If more copies want to come, every device may send the same share of its own, those of highest
+    priority; of the pairs that came, those of highest priority are computed. The weights of what is
+    dropped are given to the token's other experts.
     """
 
     axis: str
@@ -54,22 +67,32 @@ class RaggedExchange:
         here, factor = num_experts // devices, self.bucket_factor * bounded
         tokens, slots = routing.expert_ids.shape
         most = bound(tokens * min(slots, devices), devices * tokens, factor)
+        limit = bound(tokens * slots, most * slots, factor)
+        may_drop = most < devices * tokens or limit < most * slots
         copies, sizes = copies_by_device(routing, devices, here)
         chunks = Chunks.of(jax.lax.all_gather(sizes, self.axis), most)
-        has_row = chunks.travels(copies.position, jax.lax.axis_index(self.axis))
-        routing, not_sent = kept_pairs(routing, copies, has_row, num_experts)
-        sent = send(x, routing, copies, num_experts)
+        sent = send(x, routing, copies, num_experts, with_priority=may_drop)
         x, labels = (ragged_swap(rows, chunks, most, self.axis) for rows in sent)
-        routing = only_here(read_labels(labels, num_experts), self.axis, here)
-        limit = bound(tokens * slots, routing.expert_ids.size, factor)
-        rows, group_sizes, plan = rows_by_expert(x, routing, here, limit)
-        return rows, group_sizes, RaggedPlan(plan, copies, chunks, not_sent + plan.dropped)
+        received = only_here(read_labels(labels, num_experts, slots), self.axis, here)
+        received = fitting(received, here, limit)
+        survivors = all_survive()
+        if may_drop:
+            told = (received.expert_ids < here).astype(jnp.float32)
+            is_computed = self._sum_of_returned(told, copies, chunks) > 0
+            survivors = survivors_of(routing, is_computed, num_experts)
+        rows, group_sizes, plan = rows_by_expert(x, received, here, limit)
+        return rows, group_sizes, RaggedPlan(plan, copies, chunks, survivors)
 
     def combine(
         self, rows: Float[Array, "rows d_model"], plan: RaggedPlan
     ) -> Float[Array, "tokens d_model"]:
         """Send one sum per copy back to where it came from."""
         partial = back_to_tokens(rows, plan.here)
-        sent = plan.copies.order.shape[0]
-        returned = ragged_swap(partial, plan.chunks.returning(), sent, self.axis)
-        return sum_of_copies(returned, plan.copies)
+        update = self._sum_of_returned(partial, plan.copies, plan.chunks)
+        return plan.survivors.rescaled(update)
+
+    def _sum_of_returned(
+        self, rows: Float[Array, "rows any"], copies: Copies, chunks: Chunks
+    ) -> Float[Array, "tokens any"]:
+        sent = copies.order.shape[0]
+        return sum_of_copies(ragged_swap(rows, chunks.returning(), sent, self.axis), copies)

@@ -140,34 +140,24 @@ def _take_any(
     return array.at[index].get(mode="clip") if holes else array[index]
 
 
-class LocalPlan(NamedTuple):
-    """How the rows of one device's experts come back to their tokens."""
-
-    pairs: SortPlan
-    dropped: Int[Array, ""]
-    """Pairs that no expert computed."""
-
-
 def rows_by_expert(
     x: Float[Array, "tokens d_model"], routing: Routing, num_experts: int, limit: int
-) -> tuple[Float[Array, "rows d_model"], Int[Array, "experts"], LocalPlan]:
+) -> tuple[Float[Array, "rows d_model"], Int[Array, "experts"], SortPlan]:
     """Sort one copy of x per slot by expert; rows of unused slots come last.
 
-    Pairs beyond ``limit`` rows are dropped: those of the last experts.
+    There are ``limit`` rows at most, and no more slots may be used: see ``fitting``.
     """
     order, position, sizes = sort_by_expert(routing.expert_ids, num_experts)
-    if limit >= order.size:
-        plan = LocalPlan(SortPlan(order, position, routing.weights), jnp.zeros((), jnp.int32))
-        return gather_rows(x, order, position), sizes, plan
-    order, position = order[:limit], jnp.minimum(position, limit)
-    kept = jnp.diff(jnp.minimum(jnp.cumsum(sizes), limit), prepend=0)
-    plan = LocalPlan(SortPlan(order, position, routing.weights), jnp.sum(sizes - kept))
-    return gather_rows(x, order, position, True), kept, plan
+    holes = limit < order.size
+    if holes:
+        order, position = order[:limit], jnp.minimum(position, limit)
+    rows = gather_rows(x, order, position, holes)
+    return rows, sizes, SortPlan(order, position, routing.weights)
 
 
 def back_to_tokens(
-    rows: Float[Array, "rows d_model"], plan: LocalPlan
+    rows: Float[Array, "rows d_model"], plan: SortPlan
 ) -> Float[Array, "tokens d_model"]:
     """Return each token's weighted sum over its slots."""
-    order, position, weights = plan.pairs
+    order, position, weights = plan
     return weighted_sum(rows, weights, order, position, order.size < position.size)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 from cartesian_moe_jax.moe.dispatch.sort import take
 from cartesian_moe_jax.platform import target_platform
@@ -23,22 +23,26 @@ class Chunks(NamedTuple):
 
     @classmethod
     def of(cls, wanted: Int[Array, "devices devices"], most: int) -> "Chunks":
-        """Return what travels of ``wanted`` rows, laid out by q on p, where q takes ``most``."""
-        ends = jnp.minimum(jnp.cumsum(wanted, axis=0), most)
-        sizes = jnp.diff(ends, axis=0, prepend=jnp.zeros_like(ends[:1]))
-        return cls(sizes, jnp.cumsum(wanted, axis=1) - wanted, ends - sizes)
+        """Return what travels of ``wanted`` rows, laid out by q on p, where q takes ``most``.
+
+        What does not fit stays behind, on every p the same share: the last rows of its chunk.
+        """
+        sizes = _shares(wanted, most)
+        return cls(sizes, jnp.cumsum(wanted, axis=1) - wanted, jnp.cumsum(sizes, axis=0) - sizes)
 
     def returning(self) -> "Chunks":
         """Return the way back."""
         return Chunks(self.sizes.T, self.sent_to.T, self.sent_from.T)
 
-    def travels(
-        self, position: Int[Array, "tokens slots"], device: Int[Array, ""]
-    ) -> Bool[Array, "tokens slots"]:
-        """Say which rows of ``device`` are in one of its chunks."""
-        first, last = self.sent_from[device], (self.sent_from + self.sizes)[device]
-        row = position[..., None]
-        return jnp.any((row >= first) & (row < last), axis=-1)
+
+def _shares(wanted: Int[Array, "from to"], most: int) -> Int[Array, "from to"]:
+    """Cut each column down to a sum of ``most``, if it is more, every entry alike."""
+    share = jnp.minimum(most / jnp.maximum(jnp.sum(wanted, axis=0), 1), 1)
+    shares = jnp.floor(wanted * share).astype(wanted.dtype)
+    # What rounding down has left over goes to the first that want more.
+    left = most - jnp.sum(shares, axis=0)
+    is_cut = shares < wanted
+    return shares + (is_cut & (jnp.cumsum(is_cut, axis=0) <= left))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

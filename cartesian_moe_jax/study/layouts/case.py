@@ -11,10 +11,10 @@ from jax.sharding import Mesh
 from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.models.depth import layer_kinds, segments
+from cartesian_moe_jax.models.fitting_mesh import mesh_of
 from cartesian_moe_jax.moe.dispatch import exchange_of
 from cartesian_moe_jax.parallel.chips import Chip, chip_of
 from cartesian_moe_jax.parallel.layouts import layout_of
-from cartesian_moe_jax.parallel.mesh import mesh_of
 from cartesian_moe_jax.parallel.targets import Target
 from cartesian_moe_jax.platform import compiling_for
 from cartesian_moe_jax.study.layouts.collectives import (

@@ -18,9 +18,9 @@ MESHES = {
 # One layer: query, key, value, out; gate, up and down of experts in two sub-layers; and embedding
 # and head. Routers are whole everywhere.
 ATTENTION, EXPERTS, ENDS = 4, 6, 2
-# To the experts go rows, ids and weights, back come rows; backward the gradients of rows go, those
-# of rows and weights come.
-GATHERED, SCATTERED = 2 * (3 + 1), 2 * (1 + 2)
+# To the experts go rows, ids, weights and priorities, back come rows and which pairs were computed;
+# backward the gradients of rows go, those of rows and weights come.
+GATHERED, SCATTERED = 2 * (4 + 1), 2 * (2 + 2)
 
 EXPECTED = {
     "data": {},
@@ -79,9 +79,9 @@ def test_a_layout_sends_what_it_must(layout):
     assert {key: n for key, n in counts.items() if key[0] != "all-reduce"} == EXPECTED[layout]
     assert sums == SUMS[layout]
     if has_experts:
-        # Rows go to all 3 others, with ids and weights; 2 of 4 experts are on half of them.
+        # Rows go to all 3 others, and 5 small numbers a slot; 2 of 4 experts are on half of them.
         needed = 3 * (1 - (3 * 2) / (4 * 3))
-        sent = 3 * (4 * 16 + 3 * 2) / (4 * 16)
+        sent = 3 * (4 * 16 + 5 * 2) / (4 * 16)
         assert row.exchange_bytes / row.least_exchange_bytes == pytest.approx(sent / needed)
 
 
@@ -89,9 +89,10 @@ def test_all_to_all_sends_rows_and_labels_there_and_rows_back():
     row, counts = counts_of("expert", "all_to_all")
     # In two sub-layers, forward and backward; nothing else moves along the expert axis but sums.
     assert {key: n for key, n in counts.items() if key[0] != "all-reduce"} == {
-        ("all-to-all", "expert"): 2 * (3 + 3)
+        ("all-to-all", "expert"): 2 * (4 + 3)
     }
-    # Two even shares are all rows, to each of 3 others; labels are 2 floats a slot, one way.
+    # Two even shares are all rows, to each of 3 others; labels are 3 floats a slot, as are their
+    # gradients, and one comes back.
     needed = 3 * (1 - (3 * 2) / (4 * 3))
-    sent = 3 * (4 * 16 + 4 * 4 / 2) / (4 * 16)
+    sent = 3 * (4 * 16 + (3 + 3 + 1) * 2) / (4 * 16)
     assert row.exchange_bytes / row.least_exchange_bytes == pytest.approx(sent / needed)

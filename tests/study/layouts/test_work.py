@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import pytest
 
+from cartesian_moe_jax.models.fitting_mesh import mesh_of
 from cartesian_moe_jax.models.segment import REMAT
-from cartesian_moe_jax.parallel.mesh import mesh_of
 from cartesian_moe_jax.study.layouts.step import abstract_step, compile_step
 from cartesian_moe_jax.study.layouts.work import (
     RECOMPUTED,
