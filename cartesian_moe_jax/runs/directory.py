@@ -24,6 +24,7 @@ from cartesian_moe_jax.paths import (
     scheme_of,
     write_atomically,
 )
+from cartesian_moe_jax.runs.json_text import json_text
 from cartesian_moe_jax.settings import differences
 
 STORES = ("", "gs")
@@ -96,8 +97,8 @@ class RunDirectory:
             raise UserError(f"{file} cannot be read: {error}") from error
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
-        """Write a JSON file whole or not at all."""
-        write_atomically(self.path / name, json.dumps(value, indent=1) + "\n")
+        """Write a JSON file whole or not at all; numbers that are not finite become null."""
+        write_atomically(self.path / name, json_text(value, indent=1) + "\n")
 
     def _make_folder(self) -> None:
         try:

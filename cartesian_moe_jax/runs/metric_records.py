@@ -12,6 +12,7 @@ from cartesian_moe_jax.paths import (
     reported,
     write_atomically,
 )
+from cartesian_moe_jax.runs.json_text import json_text
 
 FILE, PARTS = "metrics.jsonl", "metrics"
 
@@ -37,8 +38,8 @@ def read_metrics(file: AnyPath) -> Iterator[dict[str, Any]]:
 
 
 def as_lines(records: Iterable[Mapping[str, Any]]) -> str:
-    """Return one line of JSON per record."""
-    return "".join(json.dumps(record) + "\n" for record in records)
+    """Return one line of JSON per record; numbers that are not finite become null."""
+    return "".join(json_text(dict(record)) + "\n" for record in records)
 
 
 def part_file(folder: AnyPath, first_step: int) -> AnyPath:

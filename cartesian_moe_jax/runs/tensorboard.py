@@ -1,5 +1,6 @@
 """TensorBoard's event files, without which a run goes on: metrics.jsonl has the same numbers."""
 
+import re
 import socket
 import struct
 import sys
@@ -11,6 +12,9 @@ from typing import Any, Generic, TypeVar
 from cartesian_moe_jax.errors import UserError
 
 Board = TypeVar("Board")
+
+NOT_IN_TAGS = re.compile(r"[^-/\w.]")
+"""Names of sources may hold what TensorBoard's names do not."""
 
 
 class EventFile:
@@ -34,9 +38,11 @@ class EventFile:
     def add(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add one point per curve."""
         from tensorboardX.proto.summary_pb2 import Summary
-        from tensorboardX.summary import scalar
 
-        points = [scalar(name, value).value[0] for name, value in metrics.items()]
+        points = [
+            Summary.Value(tag=NOT_IN_TAGS.sub("_", name), simple_value=value)
+            for name, value in metrics.items()
+        ]
         self._write(step=step, summary=Summary(value=points))
 
     def close(self) -> None:

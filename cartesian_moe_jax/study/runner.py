@@ -48,6 +48,7 @@ from cartesian_moe_jax.study.variants import (
     parse_variants,
     variant_config,
 )
+from cartesian_moe_jax.training.divergence import DivergedError
 from cartesian_moe_jax.training.loop import prepare, train
 from cartesian_moe_jax.training.trainer import check_trainable
 
@@ -136,10 +137,12 @@ class Study:
         self.say(self._clock.line(run.describe()))
         try:
             record = run.record(config, self.setting, **self._measured(run, config, record.folder))
-        except (Stopped, OSError):
-            raise  # a full disk is no fault of the method
+        except Stopped:
+            raise
         except Exception as error:
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            if _is_of_files(error):
+                raise  # a full disk is no fault of the method
+            reason = _reason(error)
             self.say(f"failed: {reason}")
             record = run.record(config, self.setting, failed=reason)
         write_record(self.record_folder, record)
@@ -179,3 +182,16 @@ class Study:
         study, steps = self.config.study, self.config.training.steps
         tuning = [study.tuning_steps or steps] * sum(grid.size for grid in self.grids.values())
         return tuning + [steps] * (len(self.seeds) * len(self.variants))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, DivergedError):
+        return f"diverged: {error.fact}"
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _is_of_files(error: BaseException) -> bool:
+    """Say whether a file that could not be read or written is behind an error."""
+    while not isinstance(error, OSError) and (deeper := error.__cause__ or error.__context__):
+        error = deeper
+    return isinstance(error, OSError)

@@ -21,6 +21,7 @@ from cartesian_moe_jax.runs.checkpoints import ARRAYS, Checkpoints
 from cartesian_moe_jax.runs.compilation_cache import use_compilation_cache
 from cartesian_moe_jax.runs.directory import RunDirectory
 from cartesian_moe_jax.runs.together import begin, require_one_run
+from cartesian_moe_jax.training.divergence import require_finite_state, require_finite_validation
 from cartesian_moe_jax.training.interruption import StopRequest
 from cartesian_moe_jax.training.notes import notes
 from cartesian_moe_jax.training.recorder import Recorder
@@ -76,6 +77,7 @@ def train(config: Config, workdir: AnyPath, data: PreparedData | None = None) ->
         checkpoints.wait()
         seconds = past["training_seconds"] + recorder.speed.seconds
         result = make_result(trainer, state.parameters, recorder.speed, seconds)
+        require_finite_validation(result["validation"]["loss"], checkpoints)
     if is_first():
         run.write_json("result.json", result)
     return Outcome(result)
@@ -132,20 +134,26 @@ def run_steps(
     recorder: Recorder,
     stop: StopRequest,
 ) -> TrainState:
-    """Run steps until the last one or a stop request; the state returned has a checkpoint."""
+    """Run steps until the last one or a stop request; the state returned has a checkpoint.
+
+    Raises DivergedError, and saves nothing, when a record or a checkpoint is due after a step
+    whose loss or gradient was not finite.
+    """
     config = trainer.config
     first, last = int(state.step), config.training.steps
     batches = trainer.batches(past["data_position"])
     for step in range(first + 1, last + 1):
         recorder.before(step, state)
         state, report = trainer.step(state, trainer.place(next(batches)))
-        recorder.step(step, report)
+        if recorder.step(step, report):
+            require_finite_state(state, checkpoints)
         if _is_due(step, config.evaluation.every) and step < last:
             jax.block_until_ready(state)
             recorder.speed.pause()
             recorder.validation(step, trainer.evaluator.perplexity(state.parameters))
         stopping = stop.is_due(step)
         if stopping or step == last or _is_due(step, config.training.checkpoint_every):
+            require_finite_state(state, checkpoints)
             progress = {
                 "data_position": batches.position,
                 "data_hash": trainer.data.content_hash,

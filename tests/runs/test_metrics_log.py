@@ -34,6 +34,15 @@ def test_each_record_is_on_disk_at_once(tmp_path):
     log.close()
 
 
+def test_numbers_that_are_not_finite_are_null(tmp_path, caplog):
+    log = FileMetrics(tmp_path, 0)
+    log.write(1, {"loss": float("nan"), "perplexity": float("inf"), "mfu": 0.5})
+    log.close()
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert line == '{"step": 1, "loss": null, "perplexity": null, "mfu": 0.5}'
+    assert not caplog.records
+
+
 def test_tensorboard_gets_the_same_numbers(tmp_path):
     write(tmp_path, 0, [1], loss=0.5)
     (events,) = (tmp_path / "tensorboard").iterdir()

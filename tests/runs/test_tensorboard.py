@@ -41,7 +41,7 @@ def events(folder):
 
 def test_every_number_is_a_point_of_its_curve_and_later_ones_of_before_are_dropped(tmp_path):
     log = FileMetrics(tmp_path, 7)
-    log.write(8, {"loss": 0.5, "moe/layer0/load_max": 2.0})
+    log.write(8, {"loss": 0.5, "validation/text:a/loss": 2.0})
     first, start, points = events(tmp_path / "tensorboard")  # before it is closed
     log.close()
     assert first.file_version == "brain.Event:2"
@@ -49,7 +49,7 @@ def test_every_number_is_a_point_of_its_curve_and_later_ones_of_before_are_dropp
     assert points.step == 8
     assert {v.tag: v.simple_value for v in points.summary.value} == {
         "loss": 0.5,
-        "moe/layer0/load_max": 2.0,
+        "validation/text_a/loss": 2.0,
     }
 
 
