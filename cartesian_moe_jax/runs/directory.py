@@ -6,6 +6,7 @@ checkpoints/     Orbax: parameters, optimizer, progress; one folder per step
 metrics.jsonl    one JSON object per record; in an object store, parts: metrics/STEP.jsonl
 tensorboard/     the same numbers for TensorBoard
 result.json      written at the end
+.lock            there while a process trains: two are too many
 """
 
 import dataclasses
@@ -25,6 +26,7 @@ from cartesian_moe_jax.paths import (
     write_atomically,
 )
 from cartesian_moe_jax.runs.json_text import json_text
+from cartesian_moe_jax.runs.run_lock import LOCK
 from cartesian_moe_jax.settings import differences
 
 STORES = ("", "gs")
@@ -65,8 +67,7 @@ class RunDirectory:
 
     def begin(self, config: Config, tokenizer: dict[str, Any]) -> None:
         """Make the folder, and write the config and the tokenizer's description."""
-        if not is_remote(self.path):  # an object store has no folders, and would make a bucket
-            self._make_folder()
+        self.make()
         self.write_json("config.json", dataclasses.asdict(config))
         self.write_json("tokenizer.json", tokenizer)
 
@@ -100,7 +101,10 @@ class RunDirectory:
         """Write a JSON file whole or not at all; numbers that are not finite become null."""
         write_atomically(self.path / name, json_text(value, indent=1) + "\n")
 
-    def _make_folder(self) -> None:
+    def make(self) -> None:
+        """Make the folder, if it is not there."""
+        if is_remote(self.path):
+            return  # an object store has no folders, and would make a bucket
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -117,4 +121,6 @@ def _holds_something(path: AnyPath) -> bool:
     with reported("read", path):
         if not path.exists():
             return False
-        return not path.is_dir() or any(file.suffix != ".partial" for file in entries(path))
+        if not path.is_dir():
+            return True
+        return any(file.suffix != ".partial" and file.name != LOCK for file in entries(path))

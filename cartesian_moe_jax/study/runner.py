@@ -18,6 +18,7 @@ from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.models.feed_forwards import moe_layers
 from cartesian_moe_jax.models.vocabulary import with_vocabulary
 from cartesian_moe_jax.paths import AnyPath, is_remote
+from cartesian_moe_jax.runs.run_lock import RunInUseError
 from cartesian_moe_jax.study.about import about_of
 from cartesian_moe_jax.study.clock import Clock
 from cartesian_moe_jax.study.matched import HEADER, matched_cells
@@ -140,8 +141,8 @@ class Study:
         except Stopped:
             raise
         except Exception as error:
-            if _is_of_files(error):
-                raise  # a full disk is no fault of the method
+            if _is_of_folder(error):
+                raise  # a full disk is no fault of the method, nor is another process
             reason = _reason(error)
             self.say(f"failed: {reason}")
             record = run.record(config, self.setting, failed=reason)
@@ -190,8 +191,9 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def _is_of_files(error: BaseException) -> bool:
-    """Say whether a file that could not be read or written is behind an error."""
-    while not isinstance(error, OSError) and (deeper := error.__cause__ or error.__context__):
+def _is_of_folder(error: BaseException) -> bool:
+    """Say whether a file that cannot be had, or a run in use, is behind an error."""
+    kinds = OSError, RunInUseError
+    while not isinstance(error, kinds) and (deeper := error.__cause__ or error.__context__):
         error = deeper
-    return isinstance(error, OSError)
+    return isinstance(error, kinds)

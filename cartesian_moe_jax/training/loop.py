@@ -20,7 +20,7 @@ from cartesian_moe_jax.paths import AnyPath, as_path, reported
 from cartesian_moe_jax.runs.checkpoints import ARRAYS, Checkpoints
 from cartesian_moe_jax.runs.compilation_cache import use_compilation_cache
 from cartesian_moe_jax.runs.directory import RunDirectory
-from cartesian_moe_jax.runs.together import begin, require_one_run
+from cartesian_moe_jax.runs.together import begin, held, require_one_run
 from cartesian_moe_jax.training.divergence import require_finite_state, require_finite_validation
 from cartesian_moe_jax.training.interruption import StopRequest
 from cartesian_moe_jax.training.notes import notes
@@ -47,7 +47,8 @@ def train(config: Config, workdir: AnyPath, data: PreparedData | None = None) ->
     """Train, or continue, the run in ``workdir`` until its last step, and evaluate it.
 
     ``data`` is what ``prepare`` returns for the config, if the caller has it.
-    Raises UserError for what the user can mend: the config, the data, the folder, the disk.
+    Raises UserError for what the user can mend: the config, the data, the folder, the disk, a
+    second process in the folder, and DivergedError, which is one, where the loss is no number.
     """
     # Before anything is compiled.
     use_compilation_cache(cache_folder(config.training.compilation_cache, "xla"))
@@ -63,7 +64,14 @@ def train(config: Config, workdir: AnyPath, data: PreparedData | None = None) ->
         check_trainable(config)
         trainer = Trainer(config, data or prepare(config, tokenizer))
     require_same(trainer.data.content_hash[:12], "config.data.corpus has several contents")
-    begin(run, config, tokenizer.description())
+    with held(run):
+        begin(run, config, tokenizer.description())
+        return _train_on(run, trainer)
+
+
+def _train_on(run: RunDirectory, trainer: Trainer) -> Outcome:
+    """Train from the newest checkpoint, or the start, to the end or a signal."""
+    config = trainer.config
     with (
         jax.set_mesh(trainer.mesh),
         StopRequest() as stop,

@@ -13,6 +13,7 @@ from cartesian_moe_jax import config as schema
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.paths import reported
 from cartesian_moe_jax.runs.metric_records import run_metrics
+from cartesian_moe_jax.runs.run_lock import lock_of_run
 from cartesian_moe_jax.study import runner
 from cartesian_moe_jax.study.command import run_study
 from cartesian_moe_jax.study.plan import model_facts
@@ -220,6 +221,16 @@ def test_a_full_disk_ends_the_study_and_is_no_failure_of_a_method(finished, tmp_
     study = Study(study_config(tmp_path), tmp_path / "study", lambda line: None)
     with pytest.raises(UserError, match="No space left on device"):
         study.run()
+    assert not records_of(tmp_path / "study")
+
+
+def test_a_run_in_use_ends_the_study_and_is_no_failure_of_a_method(finished, tmp_path):
+    study = Study(study_config(tmp_path), tmp_path / "study", lambda line: None)
+    first = "tuning.cartesian.seed1000.expert_rate=1.learning_rate=0.005"
+    folder = tmp_path / "study" / "runs" / first
+    folder.mkdir(parents=True)
+    with lock_of_run(folder):
+        assert f"--workdir={folder} is in use by process" in message_of(study.run)
     assert not records_of(tmp_path / "study")
 
 
