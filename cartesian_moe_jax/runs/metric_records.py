@@ -27,14 +27,16 @@ def run_metrics(folder: AnyPath) -> list[dict[str, Any]]:
 
 
 def read_metrics(file: AnyPath) -> Iterator[dict[str, Any]]:
-    """Read the records of one file; a last line cut short by a crash is left out."""
+    """Read the records of one file; what is none, as a line cut short by a crash, is left out."""
     if not is_file(file):
         return
     for line in _content(file).splitlines():
         try:
-            yield json.loads(line)
+            record = json.loads(line)
         except ValueError:
-            return
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            yield record
 
 
 def as_lines(records: Iterable[Mapping[str, Any]]) -> str:

@@ -74,5 +74,19 @@ def test_a_last_line_cut_short_is_left_out_and_removed_on_resuming(tmp_path, cut
     assert file.read_text().count("\n") == 3
 
 
+@pytest.mark.parametrize(
+    "broken", ['{"step": 3, "lo', "", "\x00\x00", "17", '{"loss": 1.0}', "\xff"]
+)
+def test_a_broken_line_in_the_middle_costs_no_other(tmp_path, broken):
+    write(tmp_path, 0, [1, 2, 3, 4])
+    file = tmp_path / "metrics.jsonl"
+    lines = file.read_text().splitlines()
+    lines[2] = broken
+    file.write_bytes("".join(f"{line}\n" for line in lines).encode("latin-1"))
+    assert steps(tmp_path) == [1, 2, 4]
+    write(tmp_path, 4, [5])
+    assert steps(tmp_path) == [1, 2, 4, 5]
+
+
 def test_a_missing_file_has_no_records(tmp_path):
     assert steps(tmp_path) == []
