@@ -80,12 +80,15 @@ def _train_on(run: RunDirectory, trainer: Trainer) -> Outcome:
         state, past = resume_or_create(trainer, checkpoints)
         with Recorder(trainer, run, int(state.step), writes=is_first()) as recorder:
             state = run_steps(trainer, state, past, checkpoints, recorder, stop)
-        if int(state.step) < config.training.steps:
-            return Outcome(stopped_at=int(state.step), signal=stop.signal)
-        checkpoints.wait()
-        seconds = past["training_seconds"] + recorder.speed.seconds
-        result = make_result(trainer, state.parameters, recorder.speed, seconds)
-        require_finite_validation(result["validation"]["loss"], checkpoints)
+            if int(state.step) < config.training.steps:
+                return Outcome(stopped_at=int(state.step), signal=stop.signal)
+            checkpoints.wait()
+            validation = trainer.evaluator.perplexity(state.parameters)
+            require_finite_validation(validation.mean.loss, checkpoints)
+            seconds = past["training_seconds"] + recorder.speed.seconds
+            result = make_result(trainer, state.parameters, validation, recorder.speed, seconds)
+            # Last: a run that is cut short before records it when it goes on, and once.
+            recorder.validation(config.training.steps, validation)
     if is_first():
         run.write_json("result.json", result)
     return Outcome(result)

@@ -66,7 +66,7 @@ class Recorder:
         self._log.flush()
 
     def validation(self, step: int, measured: Evaluation) -> None:
-        """Record a validation in the middle of training."""
+        """Record a validation, in the middle of training or at its end."""
         mean = measured.mean
         numbers = {f"validation/{k}": v for k, v in mean.as_dict().items()}
         if len(measured.by_source) > 1:
