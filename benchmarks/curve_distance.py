@@ -30,7 +30,7 @@ def curve_of(path: AnyPath) -> Curve:
         return dict(zip(curve["tokens"], curve["loss"], strict=True))
     config = RunDirectory.of_existing(path).config()
     tokens = config.training.batch_size * config.data.seq_len
-    return {r["step"] * tokens: r["loss"] for r in run_metrics(path) if "loss" in r}
+    return {r["step"] * tokens: r["loss"] for r in run_metrics(path) if r.get("loss") is not None}
 
 
 def differences(first: Curve, other: Curve, after: int) -> list[float]:

@@ -17,6 +17,7 @@ from cartesian_moe_jax.settings import (
     at_least,
     between,
     from_dict,
+    from_to_below,
     mesh_size,
     one_of,
     section,
@@ -194,8 +195,8 @@ class OptimizerConfig:
         at_least(0),
     )
     warmup_steps: int = setting(1000, "Steps of linear warm-up from 0.", at_least(0))
-    beta1: float = setting(0.9, "Decay of the gradient's mean.", between(0, 1))
-    beta2: float = setting(0.95, "Decay of the gradient's square.", between(0, 1))
+    beta1: float = setting(0.9, "Decay of the gradient's mean.", from_to_below(0, 1))
+    beta2: float = setting(0.95, "Decay of the gradient's square.", from_to_below(0, 1))
     eps: float = setting(1e-8, "Added to the root of the squared gradient's mean.", above(0))
     weight_decay: float = setting(
         0.1, "Decoupled decay, on all but biases and the norms inside layers.", at_least(0)

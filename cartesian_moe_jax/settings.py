@@ -34,6 +34,11 @@ def between(low: int | float, high: int | float) -> Check:
     return Check(lambda v: low <= v <= high, f"{low} to {high}")
 
 
+def from_to_below(low: int | float, high: int | float) -> Check:
+    """Allow ``low`` and everything above, but not ``high`` or what is above it."""
+    return Check(lambda v: low <= v < high, f"at least {low}, below {high}")
+
+
 def one_of(*values: Any) -> Check:
     """Allow the listed values."""
     return Check(lambda v: v in values, "one of " + ", ".join(map(str, values)))

@@ -24,6 +24,9 @@ from tests import tiny
         ({"data": {"seq_len": 1}}, ["config.data.seq_len=1", "at least 2"]),
         ({"optimizer": {"learning_rate": float("nan")}}, ["learning_rate=nan", "finite"]),
         ({"optimizer": {"learning_rate": -1.0}}, ["learning_rate=-1.0", "above 0"]),
+        ({"optimizer": {"beta1": 1.0}}, ["optimizer.beta1=1.0", "at least 0, below 1"]),
+        ({"optimizer": {"beta2": 1}}, ["optimizer.beta2=1.0", "at least 0, below 1"]),
+        ({"optimizer": {"beta2": -0.1}}, ["optimizer.beta2=-0.1", "at least 0, below 1"]),
         ({"training": {"batch_size": 10, "accumulate": 4}}, ["batch_size=10", "accumulate=4"]),
         ({"model": {"moe": {"top_p": 1.5}}}, ["config.model.moe.top_p=1.5", "0 to 1"]),
         ({"model": {"moe": {"shared_feed_forwards": 0}}}, ["shared_feed_forwards=0", "at least 1"]),
@@ -57,6 +60,11 @@ def test_wrong_values_are_one_line(values, words):
 def test_round_trip_through_a_dict():
     config = tiny.config(model={"moe": {"z_loss": 0.5}})
     assert schema.read(dataclasses.asdict(config)) == config
+
+
+def test_a_decay_of_zero_is_allowed():
+    optimizer = schema.read({"optimizer": {"beta1": 0, "beta2": 0.0}}).optimizer
+    assert (optimizer.beta1, optimizer.beta2) == (0.0, 0.0)
 
 
 def test_ints_stand_for_floats():

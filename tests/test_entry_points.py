@@ -8,6 +8,7 @@ import pytest
 from cartesian_moe_jax import config as schema
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.kernels.native_library import build_native_library
+from cartesian_moe_jax.runs.metric_records import read_metrics
 from cartesian_moe_jax.training.loop import train
 from tests import processes
 from tests.processes import BASE
@@ -148,6 +149,10 @@ def test_a_run_leaves_all_that_is_needed_to_judge_it(finished_run):
     }
     assert 0 < result["baseline"]["bits_per_byte"] < 8
     assert result["machine"]["devices"] == 8
+    validations = [r for r in read_metrics(run / "metrics.jsonl") if "validation/loss" in r]
+    assert [(r["step"], r["validation/loss"]) for r in validations] == [
+        (20, result["validation"]["loss"])
+    ]
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["20"]
     assert {path.name for path in run.iterdir()} - {"evaluation.json"} == {
         "checkpoints",

@@ -1,11 +1,11 @@
 """Where the numbers of an evaluation are kept."""
 
-import json
 from typing import Any, NamedTuple
 
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.parallel.processes import agreed, is_first, say
 from cartesian_moe_jax.paths import AnyPath, as_path, make_folder, write_atomically
+from cartesian_moe_jax.runs.json_text import json_text
 
 FILE = ".json"
 
@@ -39,7 +39,7 @@ class Place(NamedTuple):
                 if is_first():
                     if self.to:
                         make_folder(target.parent)
-                    write_atomically(target, json.dumps(result, indent=1) + "\n")
+                    write_atomically(target, json_text(result, indent=1) + "\n")
         except UserError as error:
             if self.to:
                 raise

@@ -9,9 +9,12 @@ import orbax.checkpoint as ocp
 
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.paths import AnyPath, absolute, reported
+from cartesian_moe_jax.runs.checksum import checksum
 
 ARRAYS = ("parameters", "optimizer")
 """Items made of arrays; ``progress`` beside them is a small JSON object."""
+CHECKSUMS = "checksums"
+"""In it, of each of these items, to tell a damaged file when it is read."""
 
 
 class Checkpoints:
@@ -61,7 +64,9 @@ class Checkpoints:
     def save(self, step: int, items: Mapping[str, Any], progress: Mapping[str, Any]) -> None:
         """Begin to write a checkpoint; errors of an earlier one surface here, as UserError."""
         arrays = {name: ocp.args.StandardSave(flat_names(tree)) for name, tree in items.items()}
-        args = ocp.args.Composite(**arrays, progress=ocp.args.JsonSave(dict(progress)))
+        sums = {name: checksum(tree) for name, tree in items.items()}
+        progress = {**progress, CHECKSUMS: sums}
+        args = ocp.args.Composite(**arrays, progress=ocp.args.JsonSave(progress))
         with self._reported():
             self._manager.save(step, args=args)
 
@@ -75,7 +80,8 @@ class Checkpoints:
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the named items, laid out as ``abstract`` says, and the progress.
 
-        Raises UserError that names each array that is missing, extra or of another shape.
+        Raises UserError that names each array that is missing, extra or of another shape, and
+        where what is read is not what was saved.
         """
         arrays = {n: ocp.args.StandardRestore(flat_names(t)) for n, t in abstract.items()}
         args = ocp.args.Composite(**arrays, progress=ocp.args.JsonRestore())
@@ -85,17 +91,27 @@ class Checkpoints:
         except UserError:
             raise
         except Exception as error:
-            raise UserError(
-                f"checkpoint {self.folder / str(step)} cannot be read: {_first_line(error)}"
-            ) from error
+            raise self._unreadable(step, _first_line(error)) from error
+        progress = dict(restored["progress"])
+        # Checkpoints of earlier versions have none.
+        for name, written in progress.pop(CHECKSUMS, {}).items():
+            if name in abstract and checksum(restored[name]) != written:
+                raise self._unreadable(step, f"its {name} are not what was written")
         items = {name: unflatten_names(restored[name], tree) for name, tree in abstract.items()}
-        return items, restored["progress"]
+        return items, progress
+
+    def _unreadable(self, step: int, reason: str) -> UserError:
+        folder = self.folder / str(step)
+        older = max((known for known in self._manager.all_steps() if known < step), default=None)
+        hint = f"; step {older} is there too: --step={older} reads it, and without the folder "
+        hint = "" if older is None else f"{hint}{folder} the run continues from it"
+        return UserError(f"checkpoint {folder} cannot be read: {reason}{hint}")
 
     def _check_fit(self, step: int, abstract: Mapping[str, Any]) -> None:
         metadata = self._manager.item_metadata(step)
         for item, tree in abstract.items():
             if metadata.get(item) is None:
-                raise UserError(f"checkpoint {self.folder / str(step)} holds no {item}")
+                raise self._unreadable(step, f"it holds no {item}")
             stored = {name: _kind(value) for name, value in metadata[item].items()}
             wanted = {name: _kind(value) for name, value in flat_names(tree).items()}
             if lines := _mismatches(stored, wanted):

@@ -6,6 +6,7 @@ checkpoints/     Orbax: parameters, optimizer, progress; one folder per step
 metrics.jsonl    one JSON object per record; in an object store, parts: metrics/STEP.jsonl
 tensorboard/     the same numbers for TensorBoard
 result.json      written at the end
+.lock            there while a process trains: two are too many
 """
 
 import dataclasses
@@ -24,7 +25,9 @@ from cartesian_moe_jax.paths import (
     scheme_of,
     write_atomically,
 )
+from cartesian_moe_jax.runs.json_text import json_text
 from cartesian_moe_jax.runs.places import other_text, with_absolute_paths, with_text_of
+from cartesian_moe_jax.runs.run_lock import LOCK
 from cartesian_moe_jax.settings import differences
 
 STORES = ("", "gs")
@@ -72,8 +75,7 @@ class RunDirectory:
 
         Local paths are kept as absolute ones, for whoever reads them from elsewhere.
         """
-        if not is_remote(self.path):  # an object store has no folders, and would make a bucket
-            self._make_folder()
+        self.make()
         config = with_absolute_paths(config)
         if self.has("config.json") and self.newest_step() is not None:
             config = with_text_of(config, self.config())
@@ -112,10 +114,13 @@ class RunDirectory:
             raise UserError(f"{file} cannot be read: {error}") from error
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
-        """Write a JSON file whole or not at all."""
-        write_atomically(self.path / name, json.dumps(value, indent=1) + "\n")
+        """Write a JSON file whole or not at all; numbers that are not finite become null."""
+        write_atomically(self.path / name, json_text(value, indent=1) + "\n")
 
-    def _make_folder(self) -> None:
+    def make(self) -> None:
+        """Make the folder, if it is not there."""
+        if is_remote(self.path):
+            return  # an object store has no folders, and would make a bucket
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -132,4 +137,6 @@ def _holds_something(path: AnyPath) -> bool:
     with reported("read", path):
         if not path.exists():
             return False
-        return not path.is_dir() or any(file.suffix != ".partial" for file in entries(path))
+        if not path.is_dir():
+            return True
+        return any(file.suffix != ".partial" and file.name != LOCK for file in entries(path))

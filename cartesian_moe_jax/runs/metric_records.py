@@ -12,6 +12,7 @@ from cartesian_moe_jax.paths import (
     reported,
     write_atomically,
 )
+from cartesian_moe_jax.runs.json_text import json_text
 
 FILE, PARTS = "metrics.jsonl", "metrics"
 
@@ -26,19 +27,21 @@ def run_metrics(folder: AnyPath) -> list[dict[str, Any]]:
 
 
 def read_metrics(file: AnyPath) -> Iterator[dict[str, Any]]:
-    """Read the records of one file; a last line cut short by a crash is left out."""
+    """Read the records of one file; what is none, as a line cut short by a crash, is left out."""
     if not is_file(file):
         return
     for line in _content(file).splitlines():
         try:
-            yield json.loads(line)
+            record = json.loads(line)
         except ValueError:
-            return
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            yield record
 
 
 def as_lines(records: Iterable[Mapping[str, Any]]) -> str:
-    """Return one line of JSON per record."""
-    return "".join(json.dumps(record) + "\n" for record in records)
+    """Return one line of JSON per record; numbers that are not finite become null."""
+    return "".join(json_text(dict(record)) + "\n" for record in records)
 
 
 def part_file(folder: AnyPath, first_step: int) -> AnyPath:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
-from cartesian_moe_jax.paths import AnyPath, is_remote
+from cartesian_moe_jax.paths import AnyPath, is_remote, reported
 from cartesian_moe_jax.runs.metric_records import (
     FILE,
     as_lines,
@@ -12,6 +12,7 @@ from cartesian_moe_jax.runs.metric_records import (
     run_metrics,
 )
 from cartesian_moe_jax.runs.metrics_parts import PartMetrics
+from cartesian_moe_jax.runs.tensorboard import EventFile, Expendable
 
 __all__ = ["FileMetrics", "MetricsLog", "NoMetrics", "open_metrics", "read_metrics", "run_metrics"]
 
@@ -57,23 +58,27 @@ class FileMetrics:
 
     def __init__(self, folder: AnyPath, position: int):
         """Continue at ``position``: records of later steps (of a run cut short) are removed."""
-        from tensorboardX import SummaryWriter
-
         keep_until(folder, position)
-        self._stream = (folder / FILE).open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=position + 1)
+        self._file = folder / FILE
+        with reported("written", self._file):
+            self._stream = self._file.open("a", encoding="utf-8")
+        self._board = Expendable(lambda: EventFile(folder / "tensorboard", position + 1))
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append one JSON line, and one point per TensorBoard curve."""
-        self._stream.write(as_lines([{"step": step, **metrics}]))
-        self._stream.flush()
-        for name, value in metrics.items():
-            self._board.add_scalar(name, value, step)
+        """Append one JSON line, and one point per TensorBoard curve.
+
+        Raises UserError if the line cannot be written.
+        """
+        with reported("written", self._file):
+            self._stream.write(as_lines([{"step": step, **metrics}]))
+            self._stream.flush()
+        self._board.do(lambda board: board.add(step, metrics))
 
     def flush(self) -> None:
         """Do nothing: each record is written at once."""
 
     def close(self) -> None:
-        """Flush both."""
-        self._stream.close()
-        self._board.close()
+        """End both files."""
+        self._board.do(EventFile.close)
+        with reported("written", self._file):
+            self._stream.close()

@@ -7,6 +7,7 @@ from typing import Any
 
 from cartesian_moe_jax.paths import AnyPath, write_atomically
 from cartesian_moe_jax.runs.metric_records import as_lines, keep_until, part_file
+from cartesian_moe_jax.runs.tensorboard import Expendable
 from cartesian_moe_jax.runs.tensorboard_upload import TensorBoardUpload
 
 FLUSH_SECONDS = 60.0
@@ -28,7 +29,7 @@ class PartMetrics:
         self._folder, self._clock = folder, clock
         self._records: list[dict[str, Any]] = []
         self._unwritten, self._flushed = 0, -math.inf
-        self._board = TensorBoardUpload(folder / "tensorboard", position + 1)
+        self._board = Expendable(lambda: TensorBoardUpload(folder / "tensorboard", position + 1))
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add a record; what is due is written."""
@@ -37,7 +38,7 @@ class PartMetrics:
             self._end_part()
         self._records.append({"step": step, **metrics})
         self._unwritten += 1
-        self._board.add(step, metrics)
+        self._board.do(lambda board: board.add(step, metrics))
         if self._clock() - self._flushed >= FLUSH_SECONDS:
             self.flush()
 
@@ -47,7 +48,7 @@ class PartMetrics:
             return
         first = self._records[0]["step"]
         write_atomically(part_file(self._folder, first), as_lines(self._records))
-        self._board.upload()
+        self._board.do(TensorBoardUpload.upload)
         self._unwritten, self._flushed = 0, self._clock()
 
     def close(self) -> None:
@@ -56,5 +57,5 @@ class PartMetrics:
 
     def _end_part(self) -> None:
         self.flush()
-        self._board.end_file()
+        self._board.do(TensorBoardUpload.end_file)
         self._records = []

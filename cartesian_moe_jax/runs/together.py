@@ -1,14 +1,17 @@
 """One run directory for all processes: that they see the same in it, and one writes."""
 
+import contextlib
 import dataclasses
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.errors import AgreedError, UserError
 from cartesian_moe_jax.parallel.processes import agreed, is_first, texts_of_all
 from cartesian_moe_jax.runs.directory import RunDirectory
+from cartesian_moe_jax.runs.run_lock import lock_of_run
 
 OF_A_MACHINE = {
     "config.data.cache_dir",
@@ -35,6 +38,17 @@ def require_one_run(run: RunDirectory, config: Config) -> None:
                     f"{name} is not the same for all processes: {first[name]!r} for process 0, "
                     f"{value!r} for process {number}"
                 )
+
+
+@contextlib.contextmanager
+def held(run: RunDirectory) -> Iterator[None]:
+    """Let the first process make and hold the folder; raises UserError, in all, if it is held."""
+    with contextlib.ExitStack() as stack:
+        with agreed():
+            if is_first():
+                run.make()
+                stack.enter_context(lock_of_run(run.path))
+        yield
 
 
 def begin(run: RunDirectory, config: Config, tokenizer: dict[str, Any]) -> None:

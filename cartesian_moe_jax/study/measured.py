@@ -20,8 +20,9 @@ POINTS = 50
 def measured_of_result(result: dict[str, Any], workdir: AnyPath, config: Config) -> dict[str, Any]:
     """Return what training itself says; raises UserError if the loss is no number."""
     validation = {k: v for k, v in result["validation"].items() if isinstance(v, int | float)}
-    if not math.isfinite(validation["loss"]):
-        raise UserError(f"diverged: its validation loss is {validation['loss']}")
+    loss = validation.get("loss", math.nan)
+    if not math.isfinite(loss):  # of a run that an earlier version ended
+        raise UserError(f"diverged: its validation loss is {loss}")
     return {
         "tokens": result["tokens"],
         "validation": validation,
@@ -52,7 +53,7 @@ def measured_of_routing(
 
 def learning_curve(workdir: AnyPath, config: Config) -> dict[str, list[float]]:
     """Return the training loss before each update, averaged over equal stretches of tokens."""
-    records = [r for r in run_metrics(workdir) if "loss" in r]
+    records = [r for r in run_metrics(workdir) if r.get("loss") is not None]
     steps = np.array([r["step"] for r in records])
     losses = np.array([r["loss"] for r in records])
     tokens_per_step = config.training.batch_size * config.data.seq_len

@@ -18,6 +18,7 @@ from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.models.feed_forwards import moe_layers
 from cartesian_moe_jax.models.vocabulary import with_vocabulary
 from cartesian_moe_jax.paths import AnyPath, is_remote
+from cartesian_moe_jax.runs.run_lock import RunInUseError
 from cartesian_moe_jax.study.about import about_of
 from cartesian_moe_jax.study.clock import Clock
 from cartesian_moe_jax.study.matched import HEADER, matched_cells
@@ -48,6 +49,7 @@ from cartesian_moe_jax.study.variants import (
     parse_variants,
     variant_config,
 )
+from cartesian_moe_jax.training.divergence import DivergedError
 from cartesian_moe_jax.training.loop import prepare, train
 from cartesian_moe_jax.training.trainer import check_trainable
 
@@ -136,10 +138,12 @@ class Study:
         self.say(self._clock.line(run.describe()))
         try:
             record = run.record(config, self.setting, **self._measured(run, config, record.folder))
-        except (Stopped, OSError):
-            raise  # a full disk is no fault of the method
+        except Stopped:
+            raise
         except Exception as error:
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            if _is_of_folder(error):
+                raise  # a full disk is no fault of the method, nor is another process
+            reason = _reason(error)
             self.say(f"failed: {reason}")
             record = run.record(config, self.setting, failed=reason)
         write_record(self.record_folder, record)
@@ -179,3 +183,17 @@ class Study:
         study, steps = self.config.study, self.config.training.steps
         tuning = [study.tuning_steps or steps] * sum(grid.size for grid in self.grids.values())
         return tuning + [steps] * (len(self.seeds) * len(self.variants))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, DivergedError):
+        return f"diverged: {error.fact}"
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def _is_of_folder(error: BaseException) -> bool:
+    """Say whether a file that cannot be had, or a run in use, is behind an error."""
+    kinds = OSError, RunInUseError
+    while not isinstance(error, kinds) and (deeper := error.__cause__ or error.__context__):
+        error = deeper
+    return isinstance(error, kinds)

@@ -20,7 +20,8 @@ from cartesian_moe_jax.paths import AnyPath, as_path, reported
 from cartesian_moe_jax.runs.checkpoints import ARRAYS, Checkpoints
 from cartesian_moe_jax.runs.compilation_cache import use_compilation_cache
 from cartesian_moe_jax.runs.directory import RunDirectory
-from cartesian_moe_jax.runs.together import begin, require_one_run
+from cartesian_moe_jax.runs.together import begin, held, require_one_run
+from cartesian_moe_jax.training.divergence import require_finite_state, require_finite_validation
 from cartesian_moe_jax.training.interruption import StopRequest
 from cartesian_moe_jax.training.notes import notes
 from cartesian_moe_jax.training.recorder import Recorder
@@ -46,7 +47,8 @@ def train(config: Config, workdir: AnyPath, data: PreparedData | None = None) ->
     """Train, or continue, the run in ``workdir`` until its last step, and evaluate it.
 
     ``data`` is what ``prepare`` returns for the config, if the caller has it.
-    Raises UserError for what the user can mend: the config, the data, the folder, the disk.
+    Raises UserError for what the user can mend: the config, the data, the folder, the disk, a
+    second process in the folder, and DivergedError, which is one, where the loss is no number.
     """
     # Before anything is compiled.
     use_compilation_cache(cache_folder(config.training.compilation_cache, "xla"))
@@ -62,7 +64,14 @@ def train(config: Config, workdir: AnyPath, data: PreparedData | None = None) ->
         check_trainable(config)
         trainer = Trainer(config, data or prepare(config, tokenizer))
     require_same(trainer.data.content_hash[:12], "config.data.corpus has several contents")
-    begin(run, config, tokenizer.description())
+    with held(run):
+        begin(run, config, tokenizer.description())
+        return _train_on(run, trainer)
+
+
+def _train_on(run: RunDirectory, trainer: Trainer) -> Outcome:
+    """Train from the newest checkpoint, or the start, to the end or a signal."""
+    config = trainer.config
     with (
         jax.set_mesh(trainer.mesh),
         StopRequest() as stop,
@@ -71,11 +80,15 @@ def train(config: Config, workdir: AnyPath, data: PreparedData | None = None) ->
         state, past = resume_or_create(trainer, checkpoints)
         with Recorder(trainer, run, int(state.step), writes=is_first()) as recorder:
             state = run_steps(trainer, state, past, checkpoints, recorder, stop)
-        if int(state.step) < config.training.steps:
-            return Outcome(stopped_at=int(state.step), signal=stop.signal)
-        checkpoints.wait()
-        seconds = past["training_seconds"] + recorder.speed.seconds
-        result = make_result(trainer, state.parameters, recorder.speed, seconds)
+            if int(state.step) < config.training.steps:
+                return Outcome(stopped_at=int(state.step), signal=stop.signal)
+            checkpoints.wait()
+            validation = trainer.evaluator.perplexity(state.parameters)
+            require_finite_validation(validation.mean.loss, checkpoints)
+            seconds = past["training_seconds"] + recorder.speed.seconds
+            result = make_result(trainer, state.parameters, validation, recorder.speed, seconds)
+            # Last: a run that is cut short before records it when it goes on, and once.
+            recorder.validation(config.training.steps, validation)
     if is_first():
         run.write_json("result.json", result)
     return Outcome(result)
@@ -132,20 +145,26 @@ def run_steps(
     recorder: Recorder,
     stop: StopRequest,
 ) -> TrainState:
-    """Run steps until the last one or a stop request; the state returned has a checkpoint."""
+    """Run steps until the last one or a stop request; the state returned has a checkpoint.
+
+    Raises DivergedError, and saves nothing, when a record or a checkpoint is due after a step
+    whose loss or gradient was not finite.
+    """
     config = trainer.config
     first, last = int(state.step), config.training.steps
     batches = trainer.batches(past["data_position"])
     for step in range(first + 1, last + 1):
         recorder.before(step, state)
         state, report = trainer.step(state, trainer.place(next(batches)))
-        recorder.step(step, report)
+        if recorder.step(step, report):
+            require_finite_state(state, checkpoints)
         if _is_due(step, config.evaluation.every) and step < last:
             jax.block_until_ready(state)
             recorder.speed.pause()
             recorder.validation(step, trainer.evaluator.perplexity(state.parameters))
         stopping = stop.is_due(step)
         if stopping or step == last or _is_due(step, config.training.checkpoint_every):
+            require_finite_state(state, checkpoints)
             progress = {
                 "data_position": batches.position,
                 "data_hash": trainer.data.content_hash,

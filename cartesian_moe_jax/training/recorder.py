@@ -42,27 +42,31 @@ class Recorder:
         """Note that ``step`` is about to start from a state: it may be the first of a trace."""
         self._profiler.before(step, state)
 
-    def step(self, step: int, report: StepReport) -> None:
-        """Note that ``step`` was started; where a record is due, wait for its numbers."""
+    def step(self, step: int, report: StepReport) -> bool:
+        """Note that ``step`` was started; where a record is due, wait for its numbers.
+
+        Says whether it was.
+        """
         self.speed.step()
         self._progress.advance()
         if said := self._profiler.after(step, report):
             self._progress.line(said)
         training = self._config.training
         if step % training.log_every and step not in (self._first, training.steps):
-            return
+            return False
         metrics = step_metrics(report, self._layers)
         metrics["learning_rate"] = float(self._rate(step - 1))
         metrics |= self.speed.read(metrics.get("experts_per_token"))
         self._log.write(step, metrics)
         self._progress.show(metrics)
+        return True
 
     def flush(self) -> None:
         """Put down what was recorded: a run that goes on from a checkpoint keeps what led to it."""
         self._log.flush()
 
     def validation(self, step: int, measured: Evaluation) -> None:
-        """Record a validation in the middle of training."""
+        """Record a validation, in the middle of training or at its end."""
         mean = measured.mean
         numbers = {f"validation/{k}": v for k, v in mean.as_dict().items()}
         if len(measured.by_source) > 1:

@@ -8,6 +8,7 @@ import jax
 
 from cartesian_moe_jax.data.prepared import PreparedData
 from cartesian_moe_jax.evaluation.ngram import trigram_baseline
+from cartesian_moe_jax.evaluation.perplexity import Evaluation
 from cartesian_moe_jax.models.budget import (
     active_parameters,
     total_parameters,
@@ -20,9 +21,13 @@ PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain")
 
 
 def make_result(
-    trainer: Trainer, parameters: dict[str, jax.Array], speed: Speedometer, seconds: float
+    trainer: Trainer,
+    parameters: dict[str, jax.Array],
+    validation: Evaluation,
+    speed: Speedometer,
+    seconds: float,
 ) -> dict[str, Any]:
-    """Evaluate the trained parameters and return the content of result.json."""
+    """Return the content of result.json: what was measured of the parameters, and of the run."""
     config = trainer.config
     return {
         "steps": config.training.steps,
@@ -34,7 +39,7 @@ def make_result(
         "training_flops_per_token": training_flops_per_token(
             parameters, config.model, config.data.seq_len
         ),
-        "validation": trainer.evaluator.perplexity(parameters).as_dict(),
+        "validation": validation.as_dict(),
         "baseline": _baseline(trainer.data) if config.evaluation.baseline else None,
         "sample": trainer.evaluator.sample(parameters),
         "data": _data(trainer.data),

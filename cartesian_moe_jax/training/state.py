@@ -24,6 +24,8 @@ class TrainState(NamedTuple):
     parameters: dict[str, Float[Array, "..."]]
     optimizer: Any
     """Of the trainable parameters alone."""
+    not_finite_since: Int[Array, ""]
+    """The first step whose loss or gradient norm was not finite; 0: there was none."""
 
 
 def init_state(
@@ -34,7 +36,8 @@ def init_state(
 ) -> TrainState:
     """Return the state before the first step."""
     parameters = named_parameters(build_model(config, layout, seed))
-    return TrainState(jnp.zeros((), jnp.int32), parameters, optimizer.init(trainable(parameters)))
+    none = jnp.zeros((), jnp.int32)
+    return TrainState(none, parameters, optimizer.init(trainable(parameters)), none)
 
 
 def state_shardings(state: TrainState, layout: Layout, mesh: Mesh) -> TrainState:

@@ -69,9 +69,17 @@ def make_train_step(
             updates, optimizer_state = optimizer.update(gradients, state.optimizer, moved)
             parameters = state.parameters | optax.apply_updates(moved, updates)
             report = StepReport(loss, optax.tree.norm(gradients), stats)
-        return TrainState(state.step + 1, parameters, optimizer_state), report
+        since = _not_finite_since(state, report)
+        return TrainState(state.step + 1, parameters, optimizer_state, since), report
 
     return step
+
+
+def _not_finite_since(state: TrainState, report: StepReport) -> Int[Array, ""]:
+    """Keep the first broken step on the device: nobody has to look at every one."""
+    broken = ~jnp.isfinite(report.loss + report.gradient_norm)
+    known = state.not_finite_since
+    return jnp.where(broken & (known == 0), state.step + 1, known)
 
 
 def _mean_over_microbatches(

@@ -89,8 +89,9 @@ class Trainer:
                 f"config.data.corpus={self.config.data.corpus!r} has changed since step {step}: "
                 f"its hash was {progress['data_hash'][:12]}, now {self.data.content_hash[:12]}"
             )
-        step_array = jax.device_put(jnp.asarray(step, jnp.int32), self.abstract.step.sharding)
-        return TrainState(step_array, **items), progress
+        where = self.abstract.step.sharding
+        step_array, none = (jax.device_put(jnp.asarray(n, jnp.int32), where) for n in (step, 0))
+        return TrainState(step_array, **items, not_finite_since=none), progress
 
     def batches(self, position: int) -> SharesOfBatches:
         """Return this process's rows of the global batches from ``position`` on."""

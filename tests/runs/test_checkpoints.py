@@ -1,5 +1,7 @@
 """Checkpoints: complete or absent, and what does not fit is named."""
 
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.runs.checkpoints import Checkpoints
+from tests.messages import message_of
 
 ITEMS = {
     "parameters": {"head": jnp.arange(6.0).reshape(2, 3), "norm/gain": jnp.ones(3)},
@@ -123,8 +126,59 @@ def test_an_item_that_was_not_saved_is_named(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, {"parameters": ITEMS["parameters"]}, {})
         checkpoints.wait()
-        with pytest.raises(UserError, match="holds no optimizer"):
+        with pytest.raises(UserError, match=r"cannot be read: it holds no optimizer$"):
             checkpoints.restore(1, abstract(ITEMS))
+
+
+def damaged(folder, how):
+    """A copy of the checkpoints whose step 3 is damaged."""
+    if how == "cut":
+        for file in (folder / "3" / "parameters").rglob("d/*"):
+            file.write_bytes(file.read_bytes()[:10])
+    elif how == "missing":
+        shutil.rmtree(folder / "3" / "parameters")
+    else:  # files that are whole, and hold other numbers
+        other = {"parameters": ITEMS["parameters"] | {"norm/gain": jnp.array([1.0, -0.0, 1.0])}}
+        with Checkpoints(folder.with_name("other")) as checkpoints:
+            checkpoints.save(1, other, {})
+        shutil.rmtree(folder / "3" / "parameters")
+        shutil.copytree(folder.with_name("other") / "1" / "parameters", folder / "3" / "parameters")
+
+
+@pytest.mark.parametrize(
+    "how, reason",
+    [
+        ("cut", ".*"),
+        ("missing", "it holds no parameters"),
+        ("other", "its parameters are not what was written"),
+    ],
+)
+def test_a_damaged_checkpoint_is_never_read_and_the_one_before_is_named(
+    folder, tmp_path, how, reason
+):
+    copy = tmp_path / "checkpoints"
+    shutil.copytree(folder, copy)
+    damaged(copy, how)
+    with Checkpoints(copy, read_only=True) as checkpoints:
+        said = message_of(checkpoints.restore, 3, abstract(ITEMS))
+    where = re.escape(str(copy / "3"))
+    hint = f"step 2 is there too: --step=2 reads it, and without the folder {where} the run .* it"
+    assert re.fullmatch(f"checkpoint {where} cannot be read: {reason}; {hint}", said)
+    shutil.rmtree(copy / "3")
+    with Checkpoints(copy) as checkpoints:
+        items, _ = checkpoints.restore(checkpoints.newest(), abstract(ITEMS))
+    jax.tree.map(np.testing.assert_array_equal, items, ITEMS)
+
+
+def test_a_checkpoint_without_checksums_is_read(tmp_path, monkeypatch):
+    """As earlier versions wrote it."""
+    with Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr("cartesian_moe_jax.runs.checkpoints.CHECKSUMS", "of_another_time")
+        checkpoints.save(1, ITEMS, {})
+        monkeypatch.undo()
+        checkpoints.wait()
+        items, _ = checkpoints.restore(1, abstract(ITEMS))
+    jax.tree.map(np.testing.assert_array_equal, items, ITEMS)
 
 
 def test_a_full_disk_is_one_line_and_the_previous_step_stays(tmp_path):

@@ -106,6 +106,13 @@ def test_a_damaged_file_is_one_line_that_names_it(run, text):
     assert str(file) in message_of(RunDirectory.checked, run.path, tiny.config())
 
 
+def test_numbers_that_are_not_finite_are_null(run):
+    nan = float("nan")
+    run.write_json("result.json", {"loss": nan, "parts": [{"loss": -1 / 3}, (nan, 1)], "name": "x"})
+    content = json.loads((run.path / "result.json").read_text(), parse_constant=pytest.fail)
+    assert content == {"loss": None, "parts": [{"loss": -1 / 3}, [None, 1]], "name": "x"}
+
+
 def test_json_is_written_whole_or_not_at_all(run):
     run.write_json("result.json", {"loss": 1.5})
     files = sorted(p.name for p in run.path.iterdir())

@@ -34,6 +34,15 @@ def test_each_record_is_on_disk_at_once(tmp_path):
     log.close()
 
 
+def test_numbers_that_are_not_finite_are_null(tmp_path, caplog):
+    log = FileMetrics(tmp_path, 0)
+    log.write(1, {"loss": float("nan"), "perplexity": float("inf"), "mfu": 0.5})
+    log.close()
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert line == '{"step": 1, "loss": null, "perplexity": null, "mfu": 0.5}'
+    assert not caplog.records
+
+
 def test_tensorboard_gets_the_same_numbers(tmp_path):
     write(tmp_path, 0, [1], loss=0.5)
     (events,) = (tmp_path / "tensorboard").iterdir()
@@ -63,6 +72,20 @@ def test_a_last_line_cut_short_is_left_out_and_removed_on_resuming(tmp_path, cut
     write(tmp_path, 2, [3])
     assert steps(tmp_path) == [1, 2, 3]
     assert file.read_text().count("\n") == 3
+
+
+@pytest.mark.parametrize(
+    "broken", ['{"step": 3, "lo', "", "\x00\x00", "17", '{"loss": 1.0}', "\xff"]
+)
+def test_a_broken_line_in_the_middle_costs_no_other(tmp_path, broken):
+    write(tmp_path, 0, [1, 2, 3, 4])
+    file = tmp_path / "metrics.jsonl"
+    lines = file.read_text().splitlines()
+    lines[2] = broken
+    file.write_bytes("".join(f"{line}\n" for line in lines).encode("latin-1"))
+    assert steps(tmp_path) == [1, 2, 4]
+    write(tmp_path, 4, [5])
+    assert steps(tmp_path) == [1, 2, 4, 5]
 
 
 def test_a_missing_file_has_no_records(tmp_path):

@@ -10,7 +10,10 @@ import pytest
 
 from cartesian_moe_jax import __main__ as command_line
 from cartesian_moe_jax import config as schema
+from cartesian_moe_jax.errors import UserError
+from cartesian_moe_jax.paths import reported
 from cartesian_moe_jax.runs.metric_records import run_metrics
+from cartesian_moe_jax.runs.run_lock import lock_of_run
 from cartesian_moe_jax.study import runner
 from cartesian_moe_jax.study.command import run_study
 from cartesian_moe_jax.study.plan import model_facts
@@ -209,6 +212,28 @@ def test_a_failed_method_does_not_lose_the_others(finished, tmp_path, monkeypatc
     assert not records_of(workdir)["comparison.cartesian.seed0"].failed
 
 
+def test_a_full_disk_ends_the_study_and_is_no_failure_of_a_method(finished, tmp_path, monkeypatch):
+    def train(config, workdir, data):
+        with reported("written", workdir):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runner, "train", train)
+    study = Study(study_config(tmp_path), tmp_path / "study", lambda line: None)
+    with pytest.raises(UserError, match="No space left on device"):
+        study.run()
+    assert not records_of(tmp_path / "study")
+
+
+def test_a_run_in_use_ends_the_study_and_is_no_failure_of_a_method(finished, tmp_path):
+    study = Study(study_config(tmp_path), tmp_path / "study", lambda line: None)
+    first = "tuning.cartesian.seed1000.expert_rate=1.learning_rate=0.005"
+    folder = tmp_path / "study" / "runs" / first
+    folder.mkdir(parents=True)
+    with lock_of_run(folder):
+        assert f"--workdir={folder} is in use by process" in message_of(study.run)
+    assert not records_of(tmp_path / "study")
+
+
 def test_other_rates_are_another_run(finished, tmp_path):
     """A grid that has grown since may choose other rates: the comparison is made anew."""
     few = {"methods": "dense", "seeds": "0", "learning_rates": "1e-2"}
@@ -246,7 +271,7 @@ def test_a_diverged_run_is_a_failed_one(finished, tmp_path):
     )
     Study(config, tmp_path / "study", lambda line: None).run()
     record = records_of(tmp_path / "study")["comparison.dense.seed0"]
-    assert record.failed == "diverged: its validation loss is nan"
+    assert record.failed == "diverged: the loss or its gradient is not finite since step 3"
 
 
 def test_studies_made_apart_merge(finished, tmp_path, monkeypatch):

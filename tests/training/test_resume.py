@@ -16,9 +16,11 @@ from cartesian_moe_jax.data import ByteTokenizer
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.runs.checkpoints import Checkpoints
 from cartesian_moe_jax.runs.metrics_log import read_metrics
+from cartesian_moe_jax.runs.run_lock import lock_of_run
 from cartesian_moe_jax.training.loop import prepare, resume_or_create, train
 from cartesian_moe_jax.training.trainer import Trainer
 from tests import processes
+from tests.messages import message_of
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +154,14 @@ def test_a_run_with_a_damaged_checkpoint_does_not_start_anew(finished_run, unfin
     with pytest.raises(UserError, match="checkpoints/20 cannot be read"):
         train(finished_run.config, unfinished)
     assert processes.files_below(unfinished) == before
+
+
+def test_a_second_process_in_the_folder_is_one_line_and_changes_nothing(finished_run, unfinished):
+    with lock_of_run(unfinished):
+        before = processes.files_below(unfinished)
+        said = message_of(train, finished_run.config, unfinished)
+        assert processes.files_below(unfinished) == before
+    assert said.startswith(f"--workdir={unfinished} is in use by process {os.getpid()} on ")
 
 
 def test_a_finished_run_is_not_trained_again(finished_run):

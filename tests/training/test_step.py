@@ -33,7 +33,8 @@ def start(config, **optimizer):
         return jax.jit(made)
 
     parameters = named_parameters(tiny.model(config))
-    return step, TrainState(jnp.zeros((), jnp.int32), parameters, transformation.init(parameters))
+    none = jnp.zeros((), jnp.int32)
+    return step, TrainState(none, parameters, transformation.init(parameters), none)
 
 
 def test_accumulated_gradients_equal_those_of_the_whole_batch():
@@ -92,6 +93,16 @@ def test_auxiliary_losses_reach_the_routers_and_nothing_behind_them(under_coeffi
     behind = {n for n in plain if n.startswith((f"{last}/experts", f"{last}/shared"))}
     assert len(behind) == 3 + 3 + 2
     assert not differ & (behind | {"head", "norm/gain"})
+
+
+def test_the_first_step_that_is_not_finite_is_remembered():
+    step, state = start(config_of(interval=0), learning_rate=1e30)
+    step, seen = step(), []
+    for _ in range(4):
+        state, report = step(state, TOKENS)
+        finite = bool(jnp.isfinite(report.loss + report.gradient_norm))
+        seen.append((finite, int(state.not_finite_since)))
+    assert seen == [(True, 0), (False, 2), (False, 2), (False, 2)]
 
 
 def test_the_loss_of_a_repeated_batch_falls():
