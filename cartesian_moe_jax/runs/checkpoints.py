@@ -42,13 +42,17 @@ class Checkpoints:
         with contextlib.suppress(Exception):  # it was reported by wait(), or is about to be
             self._manager.close()
 
+    def steps(self) -> list[int]:
+        """Return the steps of all complete checkpoints, in rising order."""
+        return sorted(self._manager.all_steps())
+
     def newest(self) -> int | None:
         """Return the step of the newest complete checkpoint, or None."""
         return self._manager.latest_step()
 
     def choose(self, step: int | None) -> int:
         """Return ``step``, or the newest for None; raises UserError if it is not there."""
-        steps = sorted(self._manager.all_steps())
+        steps = self.steps()
         if not steps:
             raise UserError(f"{self.folder} holds no complete checkpoint")
         if step is not None and step not in steps:
@@ -80,7 +84,7 @@ class Checkpoints:
         arrays = {n: ocp.args.StandardRestore(flat_names(t)) for n, t in abstract.items()}
         args = ocp.args.Composite(**arrays, progress=ocp.args.JsonRestore())
         try:
-            self._check_fit(step, abstract)
+            self.check_fit(step, abstract)
             restored = self._manager.restore(step, args=args)
         except UserError:
             raise
@@ -91,18 +95,14 @@ class Checkpoints:
         items = {name: unflatten_names(restored[name], tree) for name, tree in abstract.items()}
         return items, restored["progress"]
 
-    def _check_fit(self, step: int, abstract: Mapping[str, Any]) -> None:
+    def check_fit(self, step: int, abstract: Mapping[str, Any]) -> None:
+        """Raise UserError that names the arrays of items which are missing, extra or misshapen."""
         metadata = self._manager.item_metadata(step)
+        checkpoint = f"checkpoint {self.folder / str(step)}"
         for item, tree in abstract.items():
             if metadata.get(item) is None:
-                raise UserError(f"checkpoint {self.folder / str(step)} holds no {item}")
-            stored = {name: _kind(value) for name, value in metadata[item].items()}
-            wanted = {name: _kind(value) for name, value in flat_names(tree).items()}
-            if lines := _mismatches(stored, wanted):
-                raise UserError(
-                    f"checkpoint {self.folder / str(step)} does not fit the config: "
-                    f"{'; '.join(lines[:6])}{f'; and {len(lines) - 6} more' * (len(lines) > 6)}"
-                )
+                raise UserError(f"{checkpoint} holds no {item}")
+            require_fit(checkpoint, dict(metadata[item].items()), flat_names(tree))
 
     @contextlib.contextmanager
     def _reported(self) -> Iterator[None]:
@@ -126,6 +126,17 @@ def flat_names(tree: Any) -> dict[str, Any]:
 def unflatten_names(named: Mapping[str, Any], like: Any) -> Any:
     """Undo ``flat_names`` for a tree of the structure of ``like``."""
     return jax.tree.unflatten(jax.tree.structure(like), [named[name] for name in flat_names(like)])
+
+
+def require_fit(where: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise UserError that names the arrays, by shape and dtype, that are not as they must be."""
+    lines = _mismatches(
+        {name: _kind(value) for name, value in stored.items()},
+        {name: _kind(value) for name, value in wanted.items()},
+    )
+    if lines:
+        more = f"; and {len(lines) - 6} more" * (len(lines) > 6)
+        raise UserError(f"{where} does not fit the config: {'; '.join(lines[:6])}{more}")
 
 
 def _kind(value: Any) -> str:

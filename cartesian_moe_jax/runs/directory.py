@@ -5,7 +5,7 @@ tokenizer.json   how text became tokens
 checkpoints/     Orbax: parameters, optimizer, progress; one folder per step
 metrics.jsonl    one JSON object per record; in an object store, parts: metrics/STEP.jsonl
 tensorboard/     the same numbers for TensorBoard
-result.json      written at the end
+result.json      written at the end; result_STEP.json, at an end that the run went on from
 """
 
 import dataclasses
@@ -20,6 +20,7 @@ from cartesian_moe_jax.paths import (
     entries,
     is_file,
     is_remote,
+    remove,
     reported,
     scheme_of,
     write_atomically,
@@ -48,7 +49,7 @@ class RunDirectory:
         """Return the run in ``path``, there or yet to be; nothing is written.
 
         Raises UserError if the folder holds a run of another config (naming the fields that
-        differ) or files of something else.
+        differ, but for those of the plan) or files of something else.
         """
         run = cls(path)
         if run.has("config.json"):
@@ -63,9 +64,14 @@ class RunDirectory:
         return run
 
     def begin(self, config: Config, tokenizer: dict[str, Any]) -> None:
-        """Make the folder, and write the config and the tokenizer's description."""
+        """Make the folder, and write the config and the tokenizer's description.
+
+        A result that is there, of an end that the run goes on from, gets another name.
+        """
         if not is_remote(self.path):  # an object store has no folders, and would make a bucket
             self._make_folder()
+        if self.has("result.json"):
+            self._put_result_aside()
         self.write_json("config.json", dataclasses.asdict(config))
         self.write_json("tokenizer.json", tokenizer)
 
@@ -98,6 +104,11 @@ class RunDirectory:
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Write a JSON file whole or not at all."""
         write_atomically(self.path / name, json.dumps(value, indent=1) + "\n")
+
+    def _put_result_aside(self) -> None:
+        result = self.read_json("result.json")
+        self.write_json(f"result_{result['steps']}.json", result)
+        remove(self.path / "result.json")
 
     def _make_folder(self) -> None:
         try:

@@ -23,6 +23,7 @@ from cartesian_moe_jax.runs.directory import RunDirectory
 from cartesian_moe_jax.runs.together import begin, require_one_run
 from cartesian_moe_jax.training.interruption import StopRequest
 from cartesian_moe_jax.training.notes import notes
+from cartesian_moe_jax.training.prolonging import has_new_plan
 from cartesian_moe_jax.training.recorder import Recorder
 from cartesian_moe_jax.training.result import make_result
 from cartesian_moe_jax.training.state import TrainState
@@ -55,7 +56,9 @@ def train(config: Config, workdir: AnyPath, data: PreparedData | None = None) ->
         config = with_vocabulary(config, tokenizer.vocab_size)
         run = RunDirectory.checked(workdir, config)
     require_one_run(run, config)
-    if run.has("result.json"):
+    with agreed():
+        goes_on = has_new_plan(run, config)
+    if run.has("result.json") and not goes_on:
         return Outcome(run.read_json("result.json"), was_done=True)
 
     with agreed():
