@@ -226,7 +226,11 @@ class TrainingConfig:
     seed: int = setting(0, "Of initial weights and data order.", between(0, 2**32 - 1))
     log_every: int = setting(10, "Steps between records of metrics.", at_least(1), resumable=True)
     checkpoint_every: int = setting(
-        1000, "Steps between checkpoints; the last step has one.", at_least(1), resumable=True
+        1000,
+        "Steps between checkpoints; the last step has one, and the last before the decay of "
+        "schedule wsd, which is kept.",
+        at_least(1),
+        resumable=True,
     )
     keep_checkpoints: int = setting(2, "Newest checkpoints kept.", at_least(1), resumable=True)
     compilation_cache: str = setting(

@@ -1,7 +1,7 @@
 """Orbax checkpoints: asynchronous, complete or absent, checked before they are read."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,14 +15,30 @@ ARRAYS = ("parameters", "optimizer")
 
 
 class Checkpoints:
-    """The checkpoints of one run. Use as a context: leaving it waits for the last save."""
+    """The checkpoints of one run. Use as a context: leaving it waits for the last save.
 
-    def __init__(self, folder: AnyPath, keep: int = 1, *, read_only: bool = False):
+    The newest ``keep`` are kept, and those of the steps ``always``.
+    """
+
+    def __init__(
+        self,
+        folder: AnyPath,
+        keep: int = 1,
+        *,
+        always: Sequence[int] = (),
+        read_only: bool = False,
+    ):
         self.folder = absolute(folder)
+        kept = ocp.checkpoint_managers.AnyPreservationPolicy(
+            [
+                ocp.checkpoint_managers.LatestN(None if read_only else keep),
+                ocp.checkpoint_managers.CustomSteps(always),
+            ]
+        )
         handlers = {name: ocp.StandardCheckpointHandler() for name in ARRAYS}
         # Not Orbax's own read_only: it warns at every start.
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=None if read_only else keep,
+            preservation_policy=kept,
             create=not read_only,
             cleanup_tmp_directories=not read_only,
         )

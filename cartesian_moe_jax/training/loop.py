@@ -26,6 +26,7 @@ from cartesian_moe_jax.training.notes import notes
 from cartesian_moe_jax.training.prolonging import has_new_plan
 from cartesian_moe_jax.training.recorder import Recorder
 from cartesian_moe_jax.training.result import make_result
+from cartesian_moe_jax.training.schedule import fork_steps
 from cartesian_moe_jax.training.state import TrainState
 from cartesian_moe_jax.training.trainer import Trainer, check_trainable
 
@@ -66,10 +67,11 @@ def train(config: Config, workdir: AnyPath, data: PreparedData | None = None) ->
         trainer = Trainer(config, data or prepare(config, tokenizer))
     require_same(trainer.data.content_hash[:12], "config.data.corpus has several contents")
     begin(run, config, tokenizer.description())
+    forks = fork_steps(config.optimizer, config.training.steps)
     with (
         jax.set_mesh(trainer.mesh),
         StopRequest() as stop,
-        Checkpoints(run.checkpoints, config.training.keep_checkpoints) as checkpoints,
+        Checkpoints(run.checkpoints, config.training.keep_checkpoints, always=forks) as checkpoints,
     ):
         state, past = resume_or_create(trainer, checkpoints)
         with Recorder(trainer, run, int(state.step), writes=is_first()) as recorder:
@@ -138,6 +140,7 @@ def run_steps(
     """Run steps until the last one or a stop request; the state returned has a checkpoint."""
     config = trainer.config
     first, last = int(state.step), config.training.steps
+    due = {last, *fork_steps(config.optimizer, last)}
     batches = trainer.batches(past["data_position"])
     for step in range(first + 1, last + 1):
         recorder.before(step, state)
@@ -148,7 +151,7 @@ def run_steps(
             recorder.speed.pause()
             recorder.validation(step, trainer.evaluator.perplexity(state.parameters))
         stopping = stop.is_due(step)
-        if stopping or step == last or _is_due(step, config.training.checkpoint_every):
+        if stopping or step in due or _is_due(step, config.training.checkpoint_every):
             progress = {
                 "data_position": batches.position,
                 "data_hash": trainer.data.content_hash,

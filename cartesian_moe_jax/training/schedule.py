@@ -92,6 +92,15 @@ def steps_before_decay(config: OptimizerConfig, steps: int) -> int:
     return _checked(config, steps).before_decay(config, steps)
 
 
+def fork_steps(config: OptimizerConfig, steps: int) -> tuple[int, ...]:
+    """Return the last step before a decay which leaves the end open until then, if there is one.
+
+    From its checkpoint the run can go on to any other end.
+    """
+    step = steps_before_decay(config, steps)
+    return (step,) if _checked(config, steps).can_be_prolonged and 0 < step < steps else ()
+
+
 def _checked(config: OptimizerConfig, steps: int) -> Schedule:
     schedule = lookup(SCHEDULES, config.schedule, "config.optimizer.schedule")
     if config.warmup_steps >= steps:

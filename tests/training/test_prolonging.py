@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
 
 
 def config_of(folder, optimizer, steps):
-    training = {"steps": steps, "log_every": 1, "checkpoint_every": 3, "keep_checkpoints": 9}
+    training = {"steps": steps, "log_every": 1, "checkpoint_every": 5, "keep_checkpoints": 1}
     on_all = {"optimizer": optimizer, "training": training, "parallel": {"data": -1}}
     return schema.read(processes.values(folder, **on_all))
 
@@ -70,6 +70,7 @@ def test_a_run_goes_on_from_before_its_decay_as_the_long_one(folder):
     train(long, folder / "whole_wsd")
     workdir = folder / "wsd"
     train(short, workdir)
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["3", "6"]
     before = processes.files_below(workdir)
     message = message_of(train, long, workdir)
     assert processes.files_below(workdir) == before

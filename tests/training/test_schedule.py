@@ -9,6 +9,7 @@ from cartesian_moe_jax.config import OptimizerConfig
 from cartesian_moe_jax.training.optimizer import make_optimizer
 from cartesian_moe_jax.training.schedule import (
     SCHEDULES,
+    fork_steps,
     learning_rate_schedule,
     steps_before_decay,
 )
@@ -76,6 +77,12 @@ def test_until_the_decay_all_schedules_are_the_same(name, steps):
     np.testing.assert_array_equal(rates(name, steps)[:count], rates("constant", 400)[:count])
     if count < steps:  # behind it, by one step at most, they are not
         assert rates(name, steps)[count + 1] < 1e-3
+
+
+def test_runs_fork_before_a_decay_that_may_be_moved():
+    forks = {name: fork_steps(config_of(name), 110) for name in SCHEDULES}
+    assert forks == {"cosine": (), "linear": (), "constant": (), "wsd": (70,)}
+    assert fork_steps(config_of("wsd", warmup_steps=0, decay_steps=110), 110) == ()
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
