@@ -224,6 +224,11 @@ class TrainingConfig:
         1, "Microbatches whose gradients are averaged in one step.", at_least(1)
     )
     seed: int = setting(0, "Of initial weights and data order.", between(0, 2**32 - 1))
+    initial: str = setting(
+        "",
+        "Parameters to begin with, DIR or DIR@STEP: of a run (its newest checkpoint, or that of a "
+        "step), or of a checkpoint in the official format; empty: drawn from the seed.",
+    )
     log_every: int = setting(10, "Steps between records of metrics.", at_least(1), resumable=True)
     checkpoint_every: int = setting(
         1000,

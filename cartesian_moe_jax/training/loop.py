@@ -21,9 +21,10 @@ from cartesian_moe_jax.runs.checkpoints import ARRAYS, Checkpoints
 from cartesian_moe_jax.runs.compilation_cache import use_compilation_cache
 from cartesian_moe_jax.runs.directory import RunDirectory
 from cartesian_moe_jax.runs.together import begin, require_one_run
+from cartesian_moe_jax.training.initial import Initial
 from cartesian_moe_jax.training.interruption import StopRequest
 from cartesian_moe_jax.training.notes import notes
-from cartesian_moe_jax.training.prolonging import has_new_plan
+from cartesian_moe_jax.training.prolonging import has_new_plan, kept_steps
 from cartesian_moe_jax.training.recorder import Recorder
 from cartesian_moe_jax.training.result import make_result
 from cartesian_moe_jax.training.schedule import fork_steps
@@ -64,6 +65,11 @@ def train(config: Config, workdir: AnyPath, data: PreparedData | None = None) ->
 
     with agreed():
         check_trainable(config)
+        initial = initial_of(config, tokenizer, run)
+    require_same(
+        f"{initial and initial.step}", "the newest step of config.training.initial differs"
+    )
+    with agreed():
         trainer = Trainer(config, data or prepare(config, tokenizer))
     require_same(trainer.data.content_hash[:12], "config.data.corpus has several contents")
     begin(run, config, tokenizer.description())
@@ -73,7 +79,7 @@ def train(config: Config, workdir: AnyPath, data: PreparedData | None = None) ->
         StopRequest() as stop,
         Checkpoints(run.checkpoints, config.training.keep_checkpoints, always=forks) as checkpoints,
     ):
-        state, past = resume_or_create(trainer, checkpoints)
+        state, past = resume_or_create(trainer, checkpoints, initial)
         with Recorder(trainer, run, int(state.step), writes=is_first()) as recorder:
             state = run_steps(trainer, state, past, checkpoints, recorder, stop)
         if int(state.step) < config.training.steps:
@@ -81,6 +87,7 @@ def train(config: Config, workdir: AnyPath, data: PreparedData | None = None) ->
         checkpoints.wait()
         seconds = past["training_seconds"] + recorder.speed.seconds
         result = make_result(trainer, state.parameters, recorder.speed, seconds)
+        result["initial"] = past.get("initial")
     if is_first():
         run.write_json("result.json", result)
     return Outcome(result)
@@ -115,18 +122,33 @@ def prepare(config: Config, tokenizer: Tokenizer) -> PreparedData:
     return data
 
 
+def initial_of(config: Config, tokenizer: Tokenizer, run: RunDirectory) -> Initial | None:
+    """Return what a run begins with; None: its seed, or the checkpoint that it has."""
+    if not config.training.initial or kept_steps(run):
+        return None
+    initial = Initial(config, tokenizer)
+    say("\n".join(initial.lines()), error=True)
+    return initial
+
+
 def resume_or_create(
-    trainer: Trainer, checkpoints: Checkpoints
+    trainer: Trainer, checkpoints: Checkpoints, initial: Initial | None = None
 ) -> tuple[TrainState, dict[str, Any]]:
     """Return the state of the newest checkpoint, or a new one, and the progress until then.
 
-    ``data_position`` is the number of global batches taken, ``training_seconds`` the time.
+    ``data_position`` is the number of global batches taken, ``training_seconds`` the time, and
+    ``initial`` says which parameters the run began with.
     """
     newest = checkpoints.newest()
-    if newest is None:
-        return trainer.create_state(), {"data_position": 0, "training_seconds": 0.0}
     with agreed():
-        return trainer.restore_state(checkpoints, newest)
+        if newest is not None:
+            return trainer.restore_state(checkpoints, newest)
+        if initial is not None:
+            state = trainer.create_state_of(initial.read(trainer.abstract.parameters))
+        else:
+            state = trainer.create_state()
+    facts = initial and initial.facts
+    return state, {"data_position": 0, "training_seconds": 0.0, "initial": facts}
 
 
 def run_steps(
@@ -157,6 +179,7 @@ def run_steps(
                 "data_hash": trainer.data.content_hash,
                 "tokenizer": trainer.data.tokenizer.identity(),
                 "training_seconds": past["training_seconds"] + recorder.speed.seconds,
+                "initial": past.get("initial"),
             }
             recorder.flush()
             checkpoints.save(step, {name: getattr(state, name) for name in ARRAYS}, progress)
