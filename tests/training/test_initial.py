@@ -17,6 +17,7 @@ from cartesian_moe_jax.runs.parameters import load_run
 from cartesian_moe_jax.settings import describe
 from cartesian_moe_jax.training.initial import NOT_OF_WHAT_IS_COMPUTED, Initial
 from cartesian_moe_jax.training.loop import prepare, train
+from cartesian_moe_jax.training.summary import summary
 from cartesian_moe_jax.training.trainer import Trainer
 from tests import official_files, processes, tiny, tokenizer_files
 from tests.messages import message_of
@@ -88,6 +89,7 @@ def test_the_source_is_read_once_and_known_for_ever(finished_run, tmp_path):
     longer = dataclasses.replace(config, training=dataclasses.replace(config.training, steps=3))
     result = train(longer, tmp_path / "run").result
     assert result["initial"] == facts and result["steps"] == 3
+    assert f"begun with   step 20 of {source}" in summary(result, tmp_path / "run")
     words = rf"initial={source}@20: {source} holds no run"
     with pytest.raises(UserError, match=words):
         train(config, tmp_path / "another")
@@ -96,6 +98,7 @@ def test_the_source_is_read_once_and_known_for_ever(finished_run, tmp_path):
 
 def test_a_run_of_its_own_seed_says_so(finished_run):
     assert finished_run.result["initial"] is None
+    assert "begun with" not in summary(finished_run.result, finished_run.workdir)
 
 
 def test_what_computes_otherwise_is_said(finished_run, tmp_path, capsys):
