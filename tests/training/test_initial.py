@@ -1,6 +1,7 @@
 """A run that begins with the parameters of another: where they lie, and what must be the same."""
 
 import dataclasses
+import json
 import shutil
 
 import jax
@@ -11,6 +12,7 @@ from cartesian_moe_jax import config as schema
 from cartesian_moe_jax.data import ByteTokenizer
 from cartesian_moe_jax.data.tokenizers import resolve_tokenizer
 from cartesian_moe_jax.errors import UserError
+from cartesian_moe_jax.interop.convert import convert
 from cartesian_moe_jax.runs.directory import RunDirectory
 from cartesian_moe_jax.runs.metrics_log import read_metrics
 from cartesian_moe_jax.runs.parameters import load_run
@@ -19,7 +21,7 @@ from cartesian_moe_jax.training.initial import NOT_OF_WHAT_IS_COMPUTED, Initial
 from cartesian_moe_jax.training.loop import prepare, train
 from cartesian_moe_jax.training.summary import summary
 from cartesian_moe_jax.training.trainer import Trainer
-from tests import official_files, processes, tiny, tokenizer_files
+from tests import official_files, processes, several, tiny, tokenizer_files
 from tests.messages import message_of
 
 LAYOUTS = [
@@ -149,3 +151,30 @@ def test_what_does_not_fit_of_an_official_checkpoint_is_one_line(tmp_path):
     tokenizer_files.bpe_file(tmp_path / "theirs")
     message = refused(tmp_path, tmp_path / "theirs", model=model)
     assert "has the tokenizer bpe" in message and "they must be the same" in message
+
+
+@pytest.mark.long
+def test_several_processes_begin_with_one_model(finished_run, tmp_path):
+    """Of a run, and of the same in the official format: each process reads its part."""
+    official = tmp_path / "official"
+    convert(finished_run.workdir, official)
+    expert = ["--config.parallel.data=2", "--config.parallel.expert=4"]
+    few = ["--config.training.steps=3", "--config.optimizer.schedule=constant"]
+    losses = []
+    for source, more, count in (
+        (finished_run.workdir, ["--config.parallel.data=8"], 1),
+        (f"{finished_run.workdir}@20", ["--config.parallel.layout=expert", *expert], 2),
+        (official, ["--config.parallel.layout=expert", *expert], 2),
+    ):
+        workdir = tmp_path / f"run_{len(losses)}"
+        flags = [*few, *more, f"--config.training.initial={source}", f"--workdir={workdir}"]
+        told = several.by_flags if count > 1 else several.by_nothing
+        several.run(count, *finished_run.command, *flags, told=told)
+        records = read_metrics(workdir / "metrics.jsonl")
+        losses.append([r["loss"] for r in records if "loss" in r])
+    assert len(losses[0]) == 3
+    for other in losses[1:]:
+        assert other == pytest.approx(losses[0], rel=1e-5)
+    longer = [*flags, "--config.training.steps=4"]
+    several.run(2, *finished_run.command, *longer, told=several.by_flags)
+    assert json.loads((workdir / "result.json").read_text())["steps"] == 4
