@@ -20,6 +20,8 @@ def has_new_plan(run: RunDirectory, config: Config) -> bool:
     if not changes:
         return False
     steps = kept_steps(run)
+    if run.has("result.json") and not steps:
+        raise UserError(f"{run.path} cannot go on with {changes}: its checkpoints are gone")
     newest, last = max(steps, default=0), config.training.steps
     if newest > last:
         raise UserError(

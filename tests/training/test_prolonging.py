@@ -138,6 +138,14 @@ def test_an_end_that_cannot_be_moved_says_what_can(finished_run):
     assert processes.files_below(finished_run.workdir) == before
 
 
+def test_a_finished_run_without_checkpoints_is_left_alone(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    run.begin(config_of(tmp_path, CONSTANT, 12), {})
+    run.write_json("result.json", {"steps": 12})
+    message = message_of(has_new_plan, run, config_of(tmp_path, CONSTANT, 40))
+    assert message.endswith("go on with training.steps: 12 -> 40: its checkpoints are gone")
+
+
 def test_other_fields_are_not_of_the_plan(tmp_path):
     run = RunDirectory(tmp_path / "run")
     run.begin(config_of(tmp_path, CONSTANT, 12), {})
