@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.errors import UserError
+from cartesian_moe_jax.paths import reported
 from cartesian_moe_jax.runs.checkpoints import Checkpoints
 from cartesian_moe_jax.runs.directory import RunDirectory
 from cartesian_moe_jax.settings import differences
@@ -42,8 +43,9 @@ def has_new_plan(run: RunDirectory, config: Config) -> bool:
 
 def kept_steps(run: RunDirectory) -> list[int]:
     """Return the steps of the run's checkpoints, in rising order."""
-    if not run.checkpoints.exists():
-        return []
+    with reported("read", run.checkpoints):
+        if not run.checkpoints.exists():
+            return []
     with Checkpoints(run.checkpoints, read_only=True) as checkpoints:
         return checkpoints.steps()
 
