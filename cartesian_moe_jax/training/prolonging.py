@@ -32,7 +32,8 @@ def has_new_plan(run: RunDirectory, config: Config) -> bool:
     before = steps_before_decay(run.config().optimizer, run.config().training.steps)
     after = steps_before_decay(config.optimizer, last)
     if newest > before:
-        raise UserError(_why_not(run, changes, before, steps))
+        early = [step for step in steps if step <= min(before, after)]
+        raise UserError(_why_not(run, changes, before, newest, early))
     if newest > after:
         raise UserError(
             f"{run.path} cannot go on with {changes}: so its learning rate would decay from step "
@@ -54,9 +55,10 @@ def _changes(run: RunDirectory, config: Config) -> list[str]:
     return differences(run.config(), config, plan=True) if run.has("config.json") else []
 
 
-def _why_not(run: RunDirectory, changes: str, before: int, steps: Sequence[int]) -> str:
-    """Say that a run is in its decay, and what can be done."""
-    early = [step for step in steps if step <= before]
+def _why_not(
+    run: RunDirectory, changes: str, before: int, newest: int, early: Sequence[int]
+) -> str:
+    """Say that a run is in its decay, and what can be done; ``early`` are steps to go on from."""
     name = run.config().optimizer.schedule
     if early:
         ways = (
@@ -68,6 +70,6 @@ def _why_not(run: RunDirectory, changes: str, before: int, steps: Sequence[int])
         ways = f"runs of schedule {' and '.join(names)} can until they decay, and"
     return (
         f"{run.path} cannot go on with {changes}: its schedule {name} decays from step "
-        f"{before + 1} on, and it was trained until step {steps[-1]}; {ways} "
+        f"{before + 1} on, and it was trained until step {newest}; {ways} "
         f"config.training.initial={run.path} begins another run with its parameters"
     )
