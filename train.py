@@ -6,8 +6,8 @@ from absl import flags
 
 from cartesian_moe_jax.paths import as_path
 from cartesian_moe_jax.training.memory import take_memory
+from configs import command_line, processes
 from configs import flags as config_flags
-from configs import processes
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run directory.", required=True)
 
@@ -34,4 +34,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    config_flags.run(main)
+    command_line.run(main)

@@ -1,9 +1,11 @@
 """The public face: load a run, ask it for logits, text or perplexity."""
 
 import functools
+import numbers
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,9 @@ from cartesian_moe_jax.config import Config, ParallelConfig
 from cartesian_moe_jax.data.tokenizers import Tokenizer, build_tokenizer
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.evaluation.generation import Writer
+from cartesian_moe_jax.evaluation.of_texts import TextEvaluator
+from cartesian_moe_jax.evaluation.perplexity import Perplexity
+from cartesian_moe_jax.evaluation.prompts import Prompt, Prompts, read_prompts
 from cartesian_moe_jax.interop.official_model import is_official, read_model
 from cartesian_moe_jax.interop.tokenizer_files import find_tokenizer
 from cartesian_moe_jax.models.build import abstract_model
@@ -46,6 +51,9 @@ __all__ = [
     "make_mesh",
     "placed",
 ]
+
+SEEDS = 2**32
+"""How many there are, of texts as of training."""
 
 
 def make_mesh(*, data: int = -1, fsdp: int = 1, expert: int = 1, tensor: int = 1) -> Mesh:
@@ -80,24 +88,28 @@ class TrainedModel:
 
     def generate(
         self,
-        prompt: str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]],
+        prompt: Prompts,
         max_new_tokens: int = 64,
         temperature: float = 0.8,
         seed: int = 0,
     ) -> str | list[str]:
         """Return ``prompt`` (text or token ids) and what the model writes after it.
 
-        Of several prompts, all at once, a list. Stops at an end-of-text token. ``temperature=0``
+        Of a list of prompts, all at once, a list. Stops at an end-of-text token. ``temperature=0``
         takes the most likely token each time. Compiles anew for another number of prompts.
-        Raises UserError for a negative temperature or length, or a token id out of range.
+        Raises UserError for a number or a token id out of range, and for what is no prompt.
         """
-        if temperature < 0 or max_new_tokens < 0:
+        if not temperature >= 0 or max_new_tokens < 0:
             raise UserError(
                 f"temperature={temperature}, max_new_tokens={max_new_tokens}: at least 0 wanted"
             )
+        if not isinstance(seed, numbers.Integral) or not 0 <= seed < SEEDS:
+            raise UserError(f"seed={seed} is not allowed: 0 to 2**32 - 1")
         tokenizer = self._needed_tokenizer()
-        is_one = isinstance(prompt, str) or not any(isinstance(e, Sequence) for e in prompt)
-        given = [self._tokens(each) for each in ([prompt] if is_one else prompt)]
+        prompts, is_one = read_prompts(prompt)
+        given = [self._tokens(each) for each in prompts]
+        if not given:
+            return []
         written = self._writer.write(
             self._narrow_model,
             [[tokenizer.end_of_text, *tokens] for tokens in given],
@@ -109,6 +121,20 @@ class TrainedModel:
         texts = [tokenizer.decode([*g, *w]) for g, w in zip(given, written, strict=True)]
         return texts[0] if is_one else texts
 
+    def perplexity(self, texts: str | Sequence[Any], stride: int = 0) -> Perplexity:
+        """Return how well texts are predicted: ``.perplexity`` per token, ``.bits_per_byte``, ...
+
+        They are joined as ``eval.py`` joins the documents of a corpus, with an end-of-text token
+        behind each, and predicted in its windows: a text sees what precedes it in its window. To
+        measure each by itself, call this for each. ``stride``: as of ``eval.py``.
+        Raises UserError where there is no text, or the stride is out of range.
+        """
+        return self._text_evaluator.perplexity(self.model, texts, stride)
+
+    @functools.cached_property
+    def _text_evaluator(self) -> TextEvaluator:
+        return TextEvaluator(self.config, self._needed_tokenizer())
+
     @functools.cached_property
     def _narrow_model(self) -> LanguageModel:
         return narrowed(self.model, self.model.dtype)
@@ -117,10 +143,10 @@ class TrainedModel:
     def _writer(self) -> Writer:
         return Writer(self.config.data.seq_len, self._needed_tokenizer().vocab_size)
 
-    def _tokens(self, prompt: str | Sequence[int]) -> list[int]:
+    def _tokens(self, prompt: Prompt) -> list[int]:
         is_text = isinstance(prompt, str)
-        given = self._needed_tokenizer().encode(prompt).tolist() if is_text else list(prompt)
-        self._check(np.asarray(given, np.int64))
+        given = self._needed_tokenizer().encode(prompt).tolist() if is_text else prompt
+        self._check(np.asarray(given, object))  # of any size
         return given
 
     def _needed_tokenizer(self) -> Tokenizer:
@@ -132,7 +158,7 @@ class TrainedModel:
             )
         return self.tokenizer
 
-    def _check(self, tokens: Int[np.ndarray, "..."]) -> None:
+    def _check(self, tokens: np.ndarray) -> None:
         vocab_size = self.config.model.vocab_size
         wrong = tokens[(tokens < 0) | (tokens >= vocab_size)]
         if wrong.size:

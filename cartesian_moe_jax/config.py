@@ -141,9 +141,10 @@ class DataConfig:
         "python_stdlib",
         "python_stdlib, text:PATHS, tfds:NAME, packed:FOLDER, each with options such as "
         ",field=NAME; or a mixture, 0.7*text:/a + 0.3*tfds:b (data/sources/spec.py has all).",
+        resumable=True,  # its place: other text is refused by its hash
     )
     validation_corpus: str = setting(
-        "", "All of it is validated with; empty: what the corpus holds out."
+        "", "All of it is validated with; empty: what the corpus holds out.", resumable=True
     )
     validation_share: float = setting(
         0.05,
@@ -155,7 +156,7 @@ class DataConfig:
         "refuse", "Of .jsonl files: refuse, or skip and count.", one_of("refuse", "skip")
     )
     tokenizer: str = setting(
-        "bytes", "bytes, or a tokenizer.json, or a SentencePiece .model (a path)."
+        "bytes", "bytes, or a tokenizer.json, or a SentencePiece .model (a path).", resumable=True
     )
     end_of_text: str = setting(
         "", "The token between documents; empty: found among the usual names."

@@ -89,6 +89,9 @@ def refused(tmp_path_factory):
         "not UTF-8": ["train.py", *tiny, workdir, f"--config.data.corpus=text:{folder}/latin.txt"],
         "not a number": ["train.py", BASE, workdir, "--config.model.d_model=wide"],
         "no run": ["eval.py", workdir],
+        "another's preset": ["eval.py", workdir, BASE],
+        "another's field": ["eval.py", workdir, "--config.model.d_model=3"],
+        "a field's value": ["eval.py", workdir, "--config.evaluation.batch_size=many"],
     }
     running = {name: processes.start(*command) for name, command in commands.items()}
     finished = {name: processes.finish(process) for name, process in running.items()}
@@ -104,6 +107,9 @@ def refused(tmp_path_factory):
         ("not UTF-8", ["latin.txt", "offset 3"]),
         ("not a number", ["d_model", "wide"]),
         ("no run", ["holds no run"]),
+        ("another's preset", ["--config is not allowed", "config.parallel.(layout, "]),
+        ("another's field", ["--config.model.d_model is not allowed", "(batch_size, max_tokens)"]),
+        ("a field's value", ["config.evaluation.batch_size", "many"]),
     ],
 )
 def test_wrong_input_is_one_line_and_status_2(refused, wrong, words):
@@ -156,7 +162,7 @@ def test_a_run_leaves_all_that_is_needed_to_judge_it(finished_run):
 def test_a_finished_run_says_that_it_is_done_and_eval_measures_it_again(finished_run):
     workdir = f"--workdir={finished_run.workdir}"
     again = processes.start(*finished_run.command, workdir)
-    evaluation = processes.start("eval.py", workdir)
+    evaluation = processes.start("eval.py", workdir, "--config.evaluation.batch_size=8")
     status, out, _ = processes.finish(again)
     assert status == 0
     assert f"{finished_run.workdir} is done" in out

@@ -7,10 +7,13 @@ from typing import NamedTuple
 
 import jax
 
-from benchmarks.gpu.record import Record, read
+from benchmarks.gpu.rates import Rates, read_rates
+from benchmarks.gpu.record import Record
 from benchmarks.gpu.sizes import Sizes
 from cartesian_moe_jax import config as schema
 from cartesian_moe_jax.config import Config
+from cartesian_moe_jax.kernels.blocks import LegShape
+from cartesian_moe_jax.kernels.leg_trials import SERIES, operations
 from cartesian_moe_jax.models.sizes import size_fields
 
 
@@ -23,22 +26,26 @@ class Context(NamedTuple):
     python: str
     """That has PyTorch."""
 
-    def peak_tflops(self) -> float:
-        """The rate of the square product that the part `peaks` measured; NaN without."""
-        rates = [
-            measurement["tflops"]
-            for measurement in read(self.folder / "peaks.json").get("measurements", [])
-            if measurement["what"] == "matmul"
-        ]
-        if not rates:
-            self.record.note("no share of the peak: the part `peaks` has not measured it")
-        return rates[0] if rates else math.nan
+    def rates(self) -> Rates:
+        """What the part `peaks` has measured of this machine."""
+        return read_rates(self.folder, self.record.content)
 
-    def rate(self, operations: float, ms: float) -> dict[str, float]:
-        """TFLOP/s, and their share of the measured peak, for a measurement."""
+    def rate(self, operations: float, ms: float, series: float | None = None) -> dict[str, float]:
+        """TFLOP/s, and their share of the measured peak, for a measurement.
+
+        ``series``: the seconds that each took of the series that were timed, if not the usual ones.
+        """
         tflops = operations / ms / 1e9
-        share = tflops / self.peak_tflops()
+        share = tflops / self.rates().peak(series or self.sizes.seconds)
+        if math.isnan(share):
+            self.record.note("no share of the peak: the part `peaks` has not measured this device")
         return {"tflops": tflops} | ({} if math.isnan(share) else {"peak_share": share})
+
+    def rate_of_leg(self, shape: LegShape, ms: float) -> dict[str, float]:
+        """The same of a leg, with what peak and memory allow it."""
+        bound = self.rates().bound(shape, SERIES)
+        more = {} if math.isnan(bound) else {"bound_tflops": bound}
+        return self.rate(operations(shape), ms, SERIES) | more
 
 
 def memory_limit() -> float:

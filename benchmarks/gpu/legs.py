@@ -19,7 +19,13 @@ from cartesian_moe_jax.kernels import timings as kept
 from cartesian_moe_jax.kernels.blocks import LegShape
 from cartesian_moe_jax.kernels.by_leg import CANDIDATES, available
 from cartesian_moe_jax.kernels.composed import GroupedMatmul, forward_by, to_rows_by
-from cartesian_moe_jax.kernels.leg_trials import feed_forward_legs, operands, operations, run_of
+from cartesian_moe_jax.kernels.leg_trials import (
+    SERIES,
+    feed_forward_legs,
+    operands,
+    operations,
+    run_of,
+)
 from cartesian_moe_jax.kernels.ragged import RAGGED
 from cartesian_moe_jax.kernels.timings import Timing
 from cartesian_moe_jax.kernels.tuning import Failure, described, measure, merged
@@ -73,12 +79,14 @@ class _Tuned:
 
     def __init__(self, context: Context):
         self.context = context
-        own = kept.users_file(device_kind())
+        own, here = kept.users_file(device_kind()), context.folder / kept.file_name(device_kind())
         own.parent.mkdir(parents=True, exist_ok=True)
-        self.files = own, context.folder / kept.file_name(device_kind())
+        self.files = own, here
         # Only what is in the record too: what lies there may be of other kernels.
         self.known = set(_known(context))
-        self.found = [t for t in (kept.read(own) if own.is_file() else ()) if t.shape in self.known]
+        old = kept.read(here) if here.is_file() else ()
+        self.found = [timing for timing in old if timing.shape in self.known]
+        self._keep()
         self.dense = functools.cache(functools.partial(_by, context, DENSE))
         self.noted: set[str] = set()
 
@@ -88,13 +96,16 @@ class _Tuned:
             return
         new, failures = measure(shape, available())
         self.found += new
-        for file in self.files:
-            write_atomically(file, kept.as_json(merged((), self.found)))
+        self._keep()
         for failure in failures:
             self.note(failure)
         self.context.record.add(**shape._asdict(), **_best(self.context, shape, new))
         self.context.record.extend(**_prefixed("dense", self.dense(shape._replace(experts=1))))
         self.known.add(shape)
+
+    def _keep(self) -> None:
+        for file in self.files:
+            write_atomically(file, kept.as_json(merged((), self.found)))
 
     def note(self, failure: Failure) -> None:
         """Keep a line about what failed, once."""
@@ -133,7 +144,7 @@ def _best(context: Context, shape: LegShape, found: list[Timing]) -> dict[str, A
     if not found:
         return {"fastest": "none works: see the notes"}
     best = min(found, key=lambda timing: timing.ms)
-    rates = context.rate(operations(shape), best.ms)
+    rates = context.rate_of_leg(shape, best.ms)
     own = {"ours_ms": min(timing.ms for timing in ours)} if ours else {}
     return {"fastest": described(best.choice), "ms": best.ms, **rates, **own}
 
@@ -144,7 +155,7 @@ def _by(context: Context, matmul: GroupedMatmul, shape: LegShape) -> dict[str, A
         arguments = operands(shape)
     except jax.errors.JaxRuntimeError as error:
         return {"none": str(error).splitlines()[0]}
-    done = clock.measure(context.sizes.seconds / 3, run_of(shape, matmul), *arguments)
+    done = clock.measure(SERIES, run_of(shape, matmul), *arguments)
     if isinstance(done, str):
         return {"none": done}
     return {"ms": done, "tflops": operations(shape) / done / 1e9}

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from benchmarks.gpu.conditions import WITHOUT, changed
 from benchmarks.gpu.parts import PARTS
 from benchmarks.gpu.record import read
 from cartesian_moe_jax.columns import columns
@@ -21,6 +22,7 @@ FORMATS: Mapping[str, Callable[[Any], str]] = MappingProxyType(
         "ours": "{:.2f}".format,
         "bytes": lambda value: f"{value / 1e9:.2f} GB",
         "seconds": "{:.1f}".format,
+        "series": "{:.0f}".format,
         "s": "{:,.0f}".format,
         "whole": "{:.1e}".format,
         "worst": "{:.1e}".format,
@@ -33,12 +35,13 @@ LEG = ("leg", "products", "rows", "experts", "inputs", "outputs")
 LAYER = ("what", "tokens", "top_k", "experts", "d_model", "d_expert", "by")
 COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "trial": (*LEG, "by", "ms", "tflops", "peak_share"),
+        "trial": (*LEG, "by", "ms", "tflops"),
+        "trial_in_turns": (*LEG, "by", "ms", "tflops"),
         "parity": ("what", "by", "groups", "cases", "whole", "worst", "tolerance", "result"),
-        "peaks": ("what", "size", "ms", "tflops", "gigabytes_per_s"),
+        "peaks": ("what", "size", "ms_per_series", "ms", "tflops", "gigabytes_per_s"),
         "legs": (
             *LEG,
-            *("fastest", "ms", "tflops", "peak_share", "ours_ms"),
+            *("fastest", "ms", "tflops", "peak_share", "bound_tflops", "ours_ms"),
             *("dense_ms", "dense_tflops", "ragged_ms", "ragged_tflops"),
         ),
         "layer": (*LAYER, "ms", "tflops", "peak_share", "to_twin", "temporary_bytes", "none"),
@@ -54,7 +57,9 @@ COLUMNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 MEANINGS = """\
 Times are medians of series of runs. `tflops` counts what the computation needs, without
-recomputation; `peak_share` is that by the rate of the square product above. `ours_ms` is our own
+recomputation; `peak_share` is that by the rate of the square product above, in series as long;
+`bound_tflops` what this rate allows, or memory if that is less: at the rate of the copy, with all
+operands and results of a leg moved once (what stays in a cache is faster). `ours_ms` is our own
 fastest kernel where `fastest` may be another's; `dense` is the same product with one weight for all
 rows, `ragged` XLA's ragged_dot. `to_twin` is time / time of the dense twin, `to_ours` time / ours.
 Errors are relative to float64, of the whole array and of the row, expert or head that is off most.
@@ -76,15 +81,30 @@ def page(folder: Path) -> str:
 
 
 def _section(folder: Path, name: str) -> str:
-    found, part = read(folder / f"{name}.json"), _run_of(folder, name)
+    found, part = shown(folder, name), _run_of(folder, name)
     took = f", {part['seconds']:.0f} s" if "seconds" in part else ""
     lines = [f"## {name}: {PARTS[name].about}\n", f"{part['ended']}{took}\n"]
     if found.get("rehearsal"):
         lines.append("A rehearsal on a CPU at tiny sizes: the times say nothing.\n")
+    if found.get("without"):
+        lines.append(f"Without {found['without']} ({WITHOUT}).\n")
     if rows := table(name, found.get("measurements", [])):
         lines.append(f"```\n{columns(rows)}\n```\n")
     lines += [f"* {note}" for note in found.get("notes", [])]
     return "\n".join(lines) + "\n"
+
+
+def shown(folder: Path, name: str) -> dict[str, Any]:
+    """What a part has measured; not what stands there from a run under other conditions."""
+    found, run = read(folder / f"{name}.json"), read(folder / "run.json")
+    if not (found and run):
+        return found
+    of_run = {"device": run["device"]} if "device" in run else {}
+    other = changed(found, run.get("conditions", {}) | of_run)
+    if name in run.get("parts", {}) and not other:
+        return found
+    others = f", with other {' and '.join(other)}" if other else ""
+    return {"notes": [f"{name}.json is not shown, since it is of another run{others}"]}
 
 
 def _run_of(folder: Path, name: str) -> dict[str, Any]:
@@ -138,7 +158,7 @@ def summary(folder: Path) -> str:
 
 
 def _short(folder: Path, name: str) -> Iterator[str]:
-    found, ended = read(folder / f"{name}.json"), _run_of(folder, name)["ended"]
+    found, ended = shown(folder, name), _run_of(folder, name)["ended"]
     lines = SHORT[name](found.get("measurements", []))
     yield from lines
     if ended != "done":
@@ -168,7 +188,8 @@ def _short_parity(found: Sequence[Measurement]) -> list[str]:
 def _short_peaks(found: Sequence[Measurement]) -> list[str]:
     units = {"matmul": ("tflops", "TFLOP/s"), "copy": ("gigabytes_per_s", "GB/s")}
     return [
-        f"{m['what']} {m[units[m['what']][0]]:,.1f} {units[m['what']][1]}, {m['size']}"
+        f"{m['what']} {m[units[m['what']][0]]:,.1f} {units[m['what']][1]}, {m['size']},"
+        f" in series of {m['ms_per_series']:.0f} ms"
         for m in found
     ]
 
@@ -228,6 +249,7 @@ def _short_steps(found: Sequence[Measurement]) -> list[str]:
 SHORT: Mapping[str, Callable[[Sequence[Measurement]], list[str]]] = MappingProxyType(
     {
         "trial": _short_trial,
+        "trial_in_turns": _short_trial,
         "parity": _short_parity,
         "peaks": _short_peaks,
         "legs": _short_legs,
@@ -241,7 +263,7 @@ SHORT: Mapping[str, Callable[[Sequence[Measurement]], list[str]]] = MappingProxy
 
 def anything_wrong(folder: Path, names: Iterable[str]) -> bool:
     """Whether a part has not ended well, or a kernel computes what is wrong."""
-    parity = read(folder / "parity.json").get("measurements", [])
+    parity = shown(folder, "parity").get("measurements", [])
     return any(m["result"] == "FAIL" for m in parity) or not all(
         _is_done(folder, name) for name in names
     )

@@ -11,23 +11,12 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Int
 
 from benchmarks.experts import Setting, forward_and_backward, make_arguments
 from benchmarks.gpu import parity_attention
 from benchmarks.gpu.clock import FAILURES
 from benchmarks.gpu.context import Context
-from benchmarks.gpu.errors import (
-    FAIL,
-    IN_A_ROW,
-    NONE,
-    TOLERANCES,
-    Error,
-    error_of,
-    verdict,
-)
+from benchmarks.gpu.errors import FAIL, IN_A_ROW, NONE, TOLERANCES, verdict
 from benchmarks.gpu.exact import compile_in_float64, in_float64
 from benchmarks.gpu.record import Record
 from benchmarks.gpu.sizes import Experts, Sizes
@@ -35,17 +24,18 @@ from cartesian_moe_jax.kernels import grouped_feed_forward
 from cartesian_moe_jax.kernels.activations import get_activation
 from cartesian_moe_jax.kernels.blocks import LegShape
 from cartesian_moe_jax.kernels.by_leg import CANDIDATES, OURS, available
-from cartesian_moe_jax.kernels.composed import composed_feed_forward, is_live
+from cartesian_moe_jax.kernels.composed import composed_feed_forward
+from cartesian_moe_jax.kernels.leg_groups import kinds_of_groups, with_groups
 from cartesian_moe_jax.kernels.leg_trials import (
     Operands,
     Run,
     compile_run,
     feed_forward_legs,
-    group_sizes,
     operands,
     run_of,
 )
 from cartesian_moe_jax.kernels.plain import PLAIN
+from cartesian_moe_jax.kernels.relative_error import Error, error_of, error_of_leg
 from cartesian_moe_jax.kernels.timings import Choice
 from cartesian_moe_jax.kernels.tuning import (
     THREADS,
@@ -118,44 +108,13 @@ def _check_leg(
         tried = one_of_every_backend(tried)
 
 
-def kinds_of_groups(shape: LegShape) -> Mapping[str, Int[Array, "experts"]]:
-    """Group sizes by name; in all but the first, some rows belong to no group."""
-    experts, rows = shape.experts, shape.rows
-    sparse = np.zeros(experts, np.int32)
-    sparse[::3], sparse[1] = 1, rows // 2 + 1  # every third has one row, most others none
-    hot = np.arange(experts, dtype=np.int32) % 4
-    hot[experts // 2] = rows - hot.sum() - 7
-    return {
-        "unaligned": group_sizes(shape),
-        "single rows, empty": jnp.asarray(sparse),
-        "one hot": jnp.asarray(hot),
-    }
-
-
-def with_groups(shape: LegShape, arguments: Operands, counts: Int[Array, "experts"]) -> Operands:
-    """The operands with other groups, and NaN in every row that belongs to none."""
-    live = is_live(shape.rows, counts)
-    by_row = (0, 1) if shape.leg == "to_weights" else (0, 3)
-
-    def spoiled(operand: Any) -> Any:
-        return jax.tree.map(lambda array: jnp.where(live, array, jnp.nan), operand)
-
-    spoilt = tuple(spoiled(a) if i in by_row else a for i, a in enumerate(arguments))
-    return (*spoilt[:2], counts, *spoilt[3:])
-
-
 def _checked(run: Run | str, given: Operands, expected: Any, shape: LegShape) -> Error | str:
     if isinstance(run, str):
         return run
-    counts = given[2]
-    live = None if shape.leg == "to_weights" else is_live(shape.rows, counts)[:, 0]
     try:
-        results = run(*given)
-        pairs = zip(jax.tree.leaves(results), jax.tree.leaves(expected), strict=True)
-        errors = [error_of(result, exact, live) for result, exact in pairs]
+        return error_of_leg(shape, given[2], run(*given), expected)
     except jax.errors.JaxRuntimeError as error:
         return one_line(error)
-    return Error(*map(max, zip(*errors, strict=True)))
 
 
 def _add(

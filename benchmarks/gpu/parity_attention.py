@@ -10,12 +10,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from benchmarks.gpu.clock import FAILURES
-from benchmarks.gpu.errors import FAIL, IN_A_ROW, TOLERANCES, error_of, verdict
+from benchmarks.gpu.errors import FAIL, IN_A_ROW, TOLERANCES, verdict
 from benchmarks.gpu.exact import compile_in_float64, in_float64
 from benchmarks.gpu.record import Record
 from benchmarks.gpu.sizes import Heads
 from cartesian_moe_jax.kernels.causal_attention import ATTENTIONS, best_causal_attention
 from cartesian_moe_jax.kernels.leg_trials import Run, compile_run
+from cartesian_moe_jax.kernels.relative_error import error_of
 from cartesian_moe_jax.kernels.tuning import one_line
 
 Attend = Callable[..., Float[Array, "batch seq heads d_head"]]

@@ -38,6 +38,11 @@ class Record:
         self.measurements[index] |= {name: _plain(value) for name, value in more.items()}
         self._write()
 
+    def state(self, **values: Any) -> None:
+        """Keep what is so just now, beside the measurements."""
+        self.content |= values
+        self._write()
+
     def note(self, line: str) -> None:
         """Keep a line: why a number is not there, or what was done beside measuring."""
         if line not in self.content["notes"]:

@@ -31,7 +31,8 @@ def _case(name: str, config: Config) -> Case:
 def _timed(context: Context, name: str, config: Config, case: Case | str) -> bool:
     batch, seq_len = config.training.batch_size, config.data.seq_len
     found = {"what": name, "batch": batch, "seq_len": seq_len}
-    ms = _time(5 * context.sizes.seconds, case)
+    series = 5 * context.sizes.seconds
+    ms = _time(series, case)
     if isinstance(ms, str):
         context.record.note(f"{name}, batch {batch}: {ms}")
         return False
@@ -39,7 +40,7 @@ def _timed(context: Context, name: str, config: Config, case: Case | str) -> boo
         **found,
         ms=ms,
         tokens_per_s=1e3 * batch * seq_len / ms,
-        **context.rate(case.flops, ms),
+        **context.rate(case.flops, ms, series),
         temporary_bytes=case.temporary_bytes,
         compile_seconds=case.compile_seconds,
     )

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Bool, Int32
 
-from cartesian_moe_jax.data.packed import PackedTokens
 from cartesian_moe_jax.data.parts import Part
+from cartesian_moe_jax.data.token_sequence import TokenSequence
 from cartesian_moe_jax.data.windows import WindowSource
 from cartesian_moe_jax.errors import UserError
 
@@ -105,19 +105,20 @@ def training_batches(
 
 
 def evaluation_batches(
-    packed: PackedTokens,
+    packed: TokenSequence,
     seq_len: int,
     batch_size: int,
     process_index: int = 0,
     process_count: int = 1,
     stride: int = 0,
+    max_tokens: int = 0,
 ) -> Iterator[
     tuple[
         Int32[np.ndarray, "batch {seq_len}+1"],
         Bool[np.ndarray, "batch {seq_len}"],
     ]
 ]:
-    """Return an iterator over the whole split, in order: each token but the first predicted once.
+    """Return an iterator over a split, in order: each token but the first predicted once.
 
     Args:
         packed: the split to evaluate.
@@ -128,11 +129,13 @@ def evaluation_batches(
         stride: tokens from a window's start to the next one's, at most seq_len. Behind the first
             window, each predicts its last `stride` tokens, so that every one of them is seen with
             at least seq_len - stride tokens before it. 0: seq_len, windows do not overlap.
+        max_tokens: predicted at most, from the start of the split, whatever the batch; 0: all.
 
     Returns:
         Pairs (tokens int32 [rows, seq_len + 1], mask bool [rows, seq_len]), rows being
         batch_size / process_count. The mask is true where tokens[:, 1:] is to be predicted;
-        the last row and the last batch are padded with token 0.
+        the last row and the last batch are padded with token 0, which stands for what lies
+        behind `max_tokens` too.
 
     Raises:
         UserError: a number is out of range, or the split has nothing to predict.
@@ -142,25 +145,36 @@ def evaluation_batches(
         raise UserError(f"seq_len={seq_len} must be at least 1")
     if not 0 <= stride <= seq_len:
         raise UserError(f"stride={stride} must be 1 to seq_len={seq_len}, or 0 for seq_len")
+    if max_tokens < 0:
+        raise UserError(f"max_tokens={max_tokens} must be at least 0")
     if len(packed) < 2:
         raise UserError(f"split {packed.name!r} has {len(packed)} tokens, evaluation needs 2")
     stride = stride or seq_len
-    windows = 1 + max(-(-(len(packed) - 1 - seq_len) // stride), 0)
+    length = _tokens_read(packed, max_tokens)
+    windows = 1 + max(-(-(length - 1 - seq_len) // stride), 0)
     # Every process makes as many batches as the others, the last ones perhaps all padding.
     firsts = range(process_index * rows, windows + process_index * rows, batch_size)
-    return (_window_batch(packed, first, rows, seq_len, stride) for first in firsts)
+    return (_window_batch(packed, length, first, rows, seq_len, stride) for first in firsts)
+
+
+def _tokens_read(packed: TokenSequence, max_tokens: int) -> int:
+    """Return how many tokens are read where ``max_tokens`` are predicted at most (0: all)."""
+    return min(len(packed), max_tokens + 1) if max_tokens else len(packed)
 
 
 def _window_batch(
-    packed: PackedTokens, first: int, rows: int, seq_len: int, stride: int
+    packed: TokenSequence, length: int, first: int, rows: int, seq_len: int, stride: int
 ) -> tuple[
     Int32[np.ndarray, "{rows} {seq_len}+1"],
     Bool[np.ndarray, "{rows} {seq_len}"],
 ]:
-    """Return windows `first` to `first + rows`, and which targets no other window predicts."""
+    """Return windows `first` to `first + rows`, and which targets no other window predicts.
+
+    They are windows of the first `length` tokens.
+    """
     start = first * stride
     tokens = np.zeros((rows - 1) * stride + seq_len + 1, np.int32)
-    found = packed.read(start, start + len(tokens)) if start < len(packed) else ()
+    found = packed.read(start, min(start + len(tokens), length)) if start < length else ()
     tokens[: len(found)] = found
     view = np.lib.stride_tricks.sliding_window_view
     windows = view(tokens, seq_len + 1)[::stride]

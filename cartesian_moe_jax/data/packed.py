@@ -17,12 +17,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt
 
+from cartesian_moe_jax.data.marks import Marks
+from cartesian_moe_jax.data.text_size import TextSize, decoded_size, share_of
 from cartesian_moe_jax.data.tokenizers import Tokenizer, build_tokenizer
 from cartesian_moe_jax.data.tokenizing import stream_name
 from cartesian_moe_jax.errors import UserError, nearest
 
 FORMAT_VERSION = 2
 METADATA, TOKENIZER = "metadata.json", "tokenizer.json"
+
+MOST_DECODED = 2**22
+"""Tokens between two marks; where there are more, what is decoded counts as it stands."""
 
 
 def open_packed(directory: str | Path, split: str) -> "PackedTokens":
@@ -41,7 +46,7 @@ class PackedCorpus:
     Attributes:
         directory: the folder.
         metadata: `metadata.json`: corpus, tokenizer, content_hash, broken_lines, and per stream
-            the documents, bytes, words, tokens and shards.
+            the documents, bytes, words, tokens, marks (see there) and shards.
     """
 
     directory: Path
@@ -114,6 +119,8 @@ class PackedTokens:
         self.documents: int = facts["documents"]
         self.num_bytes: int = facts["bytes"]
         self.num_words: int = facts["words"]
+        self._marks = _marks_of(corpus, name)
+        self._sizes: dict[int, TextSize] = {}
         dtype = np.dtype(corpus.metadata["dtype"])
         self._shards = [_map_shard(corpus.directory, s, dtype) for s in facts["shards"]]
         sizes = (len(shard) for shard in self._shards)
@@ -146,6 +153,35 @@ class PackedTokens:
         if len(pieces) == 1:
             return pieces[0]
         return np.concatenate(pieces) if pieces else np.empty(0, self._dtype)
+
+    def size_until(self, stop: int) -> TextSize:
+        """Return how much text tokens [0, stop) stand for, cut at the end; found once."""
+        stop = min(stop, len(self))
+        if stop not in self._sizes:
+            self._sizes[stop] = self._find_size(stop)
+        return self._sizes[stop]
+
+    def _find_size(self, stop: int) -> TextSize:
+        whole = TextSize(len(self), self.num_bytes, self.num_words)
+        before, after = self._marks.around(stop, whole)
+        if stop in (before.tokens, after.tokens):
+            return before if stop == before.tokens else after
+        tokenizer, between = self.corpus.tokenizer, after.minus(before)
+        read = decoded_size(self.read(before.tokens, stop), tokenizer)
+        # Folders packed by earlier versions have no marks: all of them lies between two.
+        if between.tokens <= MOST_DECODED:
+            decoded = decoded_size(self.read(before.tokens, after.tokens), tokenizer)
+            read = share_of(between, read, decoded)
+        return before.plus(read)
+
+
+def _marks_of(corpus: PackedCorpus, name: str) -> Marks:
+    try:
+        return Marks.from_text(corpus.metadata["splits"][name].get("marks", ""))
+    except (ValueError, TypeError, AttributeError):
+        raise UserError(
+            f"{corpus.directory / METADATA} is damaged: the marks of {name!r} are unreadable"
+        ) from None
 
 
 def _map_shard(

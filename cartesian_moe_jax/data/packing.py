@@ -19,6 +19,7 @@ from cartesian_moe_jax.data.documents import Documents
 from cartesian_moe_jax.data.durable import put_in_place, write_durably
 from cartesian_moe_jax.data.jobs import run_jobs
 from cartesian_moe_jax.data.locks import locked
+from cartesian_moe_jax.data.marks import Marks
 from cartesian_moe_jax.data.pack_settings import PackSettings
 from cartesian_moe_jax.data.packed import METADATA, TOKENIZER
 from cartesian_moe_jax.data.progress import StageBar
@@ -115,9 +116,10 @@ class Packing:
         with StageBar("tokenising", len(documents), "rows", show=self._settings.show) as bar:
             bar.advance(self._next)
             with contextlib.closing(self._tokenized(documents, rule)) as tokenized:
-                for request, counts, arrays in tokenized:
-                    for (name, count), tokens in zip(counts.items(), arrays, strict=True):
-                        self._writer(name).add(Counts(*count), tokens)
+                for request, streams, arrays in tokenized:
+                    for (name, facts), tokens in zip(streams.items(), arrays, strict=True):
+                        counts, marks = facts
+                        self._writer(name).add(Counts(*counts), tokens, Marks.from_text(marks))
                     bar.advance(request["stop"] - self._next)
                     self._next = request["stop"]
                     if seconds() - last > JOURNAL_SECONDS:
@@ -142,7 +144,7 @@ class Packing:
             run_jobs("tokenize", settings, requests, self._settings.workers)
         ) as replies:
             for request, (reply, arrays) in zip(requests, replies, strict=True):
-                yield request, reply["counts"], arrays
+                yield request, reply["streams"], arrays
 
     def _write_journal(self, seconds: float) -> None:
         streams = {name: writer.state() for name, writer in self._writers.items()}

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from cartesian_moe_jax.data.packed import PackedTokens
+from cartesian_moe_jax.data.sources.source import hash_of
 
 
 class Part(NamedTuple):
@@ -13,6 +14,11 @@ class Part(NamedTuple):
     weight: float
     """Its share of the training tokens, or of the mean over the mixture; all add up to 1."""
     tokens: PackedTokens
+
+
+def content_hash(parts: Sequence[Part]) -> str:
+    """Return the sha256 over the tokens and weights of parts."""
+    return hash_of([[part.weight, part.tokens.content_hash] for part in parts])
 
 
 def describe(parts: Sequence[Part]) -> list[str]:

@@ -7,8 +7,7 @@ from cartesian_moe_jax.config import DataConfig
 from cartesian_moe_jax.data.pack_settings import settings_of
 from cartesian_moe_jax.data.packed import PackedCorpus
 from cartesian_moe_jax.data.packed_cache import open_anywhere, pack
-from cartesian_moe_jax.data.parts import Part, broken_lines, describe
-from cartesian_moe_jax.data.sources.source import hash_of
+from cartesian_moe_jax.data.parts import Part, broken_lines, content_hash, describe
 from cartesian_moe_jax.data.sources.spec import Component, Packed, parse_corpus
 from cartesian_moe_jax.data.splits import EVERYTHING, SPLITS
 from cartesian_moe_jax.data.tokenizers import Tokenizer, require_same_tokenizer
@@ -33,8 +32,7 @@ class PreparedData:
     @property
     def content_hash(self) -> str:
         """The sha256 over the tokens and weights of all parts."""
-        parts = (*self.train, *self.validation)
-        return hash_of([[part.weight, part.tokens.content_hash] for part in parts])
+        return content_hash((*self.train, *self.validation))
 
     def lines(self) -> list[str]:
         """Describe it for people: a line for each part, and for sources with broken lines."""

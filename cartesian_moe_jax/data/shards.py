@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt
 
+from cartesian_moe_jax.data.marks import Marks
 from cartesian_moe_jax.data.tokenizing import Counts
 
 READ_BYTES = 2**22
@@ -24,13 +25,18 @@ class ShardWriter:
         self._folder, self._prefix, self._limit = folder, prefix, shard_bytes
         state = state or {"counts": Counts(), "shards": [], "open_bytes": 0}
         self.counts = Counts(*state["counts"])
+        self._marks = Marks.from_text(state.get("marks", ""))
         self._shards: list[dict[str, Any]] = list(state["shards"])
         self._file: Any = None
         if state["open_bytes"]:
             self._reopen(state["open_bytes"])
 
-    def add(self, counts: Counts, tokens: UInt[np.ndarray, "tokens"]) -> None:
-        """Append tokens, which `counts` describes."""
+    def add(
+        self, counts: Counts, tokens: UInt[np.ndarray, "tokens"], marks: Marks | None = None
+    ) -> None:
+        """Append tokens, which `counts` and `marks` describe."""
+        for size in marks.behind(self.counts.size) if marks else ():
+            self._marks.add(size)
         self.counts = self.counts.plus(counts)
         data = tokens.data.cast("B") if tokens.size else memoryview(b"")
         while data:
@@ -49,13 +55,19 @@ class ShardWriter:
         if self._file is not None:
             self._sync()
         open_bytes = self._size if self._file is not None else 0
-        return {"counts": self.counts, "shards": list(self._shards), "open_bytes": open_bytes}
+        return {
+            "counts": self.counts,
+            "marks": self._marks.to_text(),
+            "shards": list(self._shards),
+            "open_bytes": open_bytes,
+        }
 
     def finish(self) -> dict[str, Any]:
         """Close the last shard; return what metadata say of the stream."""
         if self._file is not None:
             self._close_shard()
-        return {**self.counts._asdict(), "shards": self._shards}
+        marks = self._marks.to_text()
+        return {**self.counts._asdict(), "marks": marks, "shards": self._shards}
 
     def abandon(self) -> None:
         """Close what is open; on a full disk that fails as writing did."""

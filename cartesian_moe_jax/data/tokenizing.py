@@ -9,7 +9,9 @@ import numpy as np
 from jaxtyping import UInt
 
 from cartesian_moe_jax.data.documents import Document, Documents
+from cartesian_moe_jax.data.marks import Marks
 from cartesian_moe_jax.data.splits import SplitRule, has_text
+from cartesian_moe_jax.data.text_size import TextSize
 from cartesian_moe_jax.data.tokenizers import Tokenizer, build_tokenizer
 
 
@@ -30,27 +32,45 @@ class Counts(NamedTuple):
         """Return the sums."""
         return Counts(*map(sum, zip(self, other, strict=True)))
 
+    @property
+    def size(self) -> TextSize:
+        """How much text its tokens stand for."""
+        return TextSize(self.tokens, self.bytes, self.words)
 
-def tokenize(
-    documents: list[Document], tokenizer: Tokenizer, dtype: np.dtype
-) -> tuple[Counts, UInt[np.ndarray, "tokens"]]:
+
+class Tokenized(NamedTuple):
+    """The tokens of one stream's documents."""
+
+    counts: Counts
+    marks: Marks
+    tokens: UInt[np.ndarray, "tokens"]
+
+
+def tokenize(documents: list[Document], tokenizer: Tokenizer, dtype: np.dtype) -> Tokenized:
     """Return the tokens of one stream's documents, end-of-text tokens included.
 
     Each text is encoded as it stands: a piece of a long text ends without an end-of-text token.
     """
-    texts = [document.text for document in documents]
+    encoded = tokenizer.encode_batch([document.text for document in documents])
     end = np.array([tokenizer.end_of_text], dtype)
-    encoded = tokenizer.encode_batch(texts)
-    ends = (end if document.ends else end[:0] for document in documents)
+    ends = [end if document.ends else end[:0] for document in documents]
     pieces = itertools.chain.from_iterable(zip(encoded, ends, strict=True))
     tokens = np.concatenate(list(pieces), dtype=dtype)
-    counts = Counts(
-        documents=sum(document.ends for document in documents),
-        bytes=sum(len(text.encode("utf-8", errors="replace")) for text in texts),
-        words=sum(len(text.split()) for text in texts),
-        tokens=len(tokens),
+    counts, marks = Counts(), Marks()
+    for document, ids, ending in zip(documents, encoded, ends, strict=True):
+        counts = counts.plus(_counted(document, len(ids) + len(ending)))
+        marks.add(counts.size)
+    return Tokenized(counts, marks, tokens)
+
+
+def _counted(document: Document, tokens: int) -> Counts:
+    text = document.text
+    return Counts(
+        documents=int(document.ends),
+        bytes=len(text.encode("utf-8", errors="replace")),
+        words=len(text.split()),
+        tokens=tokens,
     )
-    return counts, tokens
 
 
 class TokenizeRange:
@@ -66,15 +86,13 @@ class TokenizeRange:
     def __call__(
         self, request: dict[str, Any], report: Callable[[dict[str, Any]], None]
     ) -> tuple[dict[str, Any], list[np.ndarray]]:
-        """Return the names and counts of the streams, and their tokens."""
+        """Return the names of the streams with their counts and marks, and their tokens."""
         streams = collections.defaultdict(list)
         rows = self._documents.read(request["start"], request["stop"])
         for row, (split, document) in enumerate(rows, request["start"]):
             if has_text(document):
                 for name, part in self._rule.parts(split, document, row):
                     streams[stream_name(name, part.group)].append(part)
-        counts, arrays = {}, []
-        for name, parts in streams.items():
-            counts[name], tokens = tokenize(parts, self._tokenizer, self._dtype)
-            arrays.append(tokens)
-        return {"counts": counts}, arrays
+        done = {n: tokenize(parts, self._tokenizer, self._dtype) for n, parts in streams.items()}
+        facts = {name: [made.counts, made.marks.to_text()] for name, made in done.items()}
+        return {"streams": facts}, [made.tokens for made in done.values()]

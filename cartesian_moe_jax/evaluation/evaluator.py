@@ -94,7 +94,6 @@ class Evaluator:
                 self._batches(part, stride),
                 self.place,
                 part.tokens,
-                max_tokens=self.config.evaluation.max_tokens,
             )
         return Evaluation(measured, tuple(part.weight for part in self.validation))
 
@@ -112,7 +111,6 @@ class Evaluator:
                 parameters,
                 self._batches(part, stride),
                 self.place,
-                self.config.evaluation.max_tokens,
             )
             for part in self.validation
         ]
@@ -134,6 +132,7 @@ class Evaluator:
 
     def _batches(self, part: Part, stride: int) -> Batches:
         what = part.tokens, self.config.data.seq_len, self.batch_size()
+        most = self.config.evaluation.max_tokens
         return shares_of_evaluation(
-            [evaluation_batches(*what, *share, stride) for share in batch_shares(self.mesh)]
+            [evaluation_batches(*what, *share, stride, most) for share in batch_shares(self.mesh)]
         )

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from cartesian_moe_jax.config import ModelConfig
-from cartesian_moe_jax.data.packed import PackedTokens
+from cartesian_moe_jax.data.token_sequence import TokenSequence
 from cartesian_moe_jax.models.cross_entropy import token_losses
 from cartesian_moe_jax.models.language_model import LanguageModel
 from cartesian_moe_jax.models.parameters import with_parameters
@@ -23,19 +23,20 @@ Batches = Iterable[tuple[Int[np.ndarray, "batch seq_plus_1"], Bool[np.ndarray, "
 class Perplexity(NamedTuple):
     """How well text was predicted.
 
-    With N = total negative log-likelihood (nats) of the predicted tokens, which are all but the
-    first, end-of-text tokens included: perplexity per token exp(N / tokens), per byte of UTF-8
-    text exp(N / bytes), per word exp(N / words), a word being what white space separates. Byte
-    and word perplexity, and bits per byte, compare across tokenizers; token perplexity does not.
+    With N = total negative log-likelihood (nats) of the predicted tokens, which are all that are
+    read but the first, end-of-text tokens included: perplexity per token exp(N / tokens), per byte
+    of UTF-8 text exp(N / bytes), per word exp(N / words), a word being what white space separates.
+    Bytes and words are those of the text that is read, to the last predicted token. Byte and word
+    perplexity, and bits per byte, compare across tokenizers; token perplexity does not.
     """
 
     nats: float
     """Total negative log-likelihood of the predicted tokens."""
     tokens: int
     text_bytes: float
-    """Bytes of text that the tokens stand for."""
+    """Bytes of the text that was read."""
     words: float
-    """Words that the tokens stand for."""
+    """Words of the text that was read."""
 
     @property
     def loss(self) -> float:
@@ -132,23 +133,19 @@ def measure_perplexity(
     parameters: Parameters,
     batches: Batches,
     place: Callable[[np.ndarray], jax.Array],
-    split: PackedTokens,
-    max_tokens: int = 0,
+    text: TokenSequence,
 ) -> Perplexity:
-    """Sum over batches, until ``max_tokens`` are predicted (0: all of them).
+    """Sum over the batches of evaluating a text, from its start.
 
-    ``place`` puts a process's rows on its devices. ``split`` is what the batches are of: of its
-    bytes and words, those are counted that the predicted share of its tokens stands for.
+    ``place`` puts a process's rows on its devices.
     """
     total, count = 0.0, 0
     for tokens, mask in batches:
         everywhere = place(mask)
         total += float(step(parameters, place(tokens), everywhere))
         count += int(mask.sum()) if jax.process_count() == 1 else int(jnp.sum(everywhere))
-        if max_tokens and count >= max_tokens:
-            break
-    share = count / (len(split) - 1)
-    return Perplexity(total, count, share * split.num_bytes, share * split.num_words)
+    size = text.size_until(count + 1)
+    return Perplexity(total, count, size.bytes, size.words)
 
 
 def _exp(nats: float) -> float:

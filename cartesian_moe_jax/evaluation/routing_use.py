@@ -132,9 +132,8 @@ def measure_routing_use(
     parameters: Parameters,
     batches: Batches,
     place: Callable[[np.ndarray], jax.Array],
-    max_tokens: int = 0,
 ) -> RoutingCounts:
-    """Sum over batches, until ``max_tokens`` are counted (0: all of them), in float64.
+    """Sum over batches, in float64.
 
     ``place`` puts a process's rows on its devices.
     """
@@ -147,8 +146,6 @@ def measure_routing_use(
             np.asarray(counts.pairs, np.float64),
         )
         total = counts if total is None else RoutingCounts(*map(np.add, total, counts))
-        if max_tokens and total.tokens >= max_tokens:
-            break
     return total
 
 

@@ -1,13 +1,13 @@
 """Grouped feed-forward on GPU: every leg by what was measured to be fastest at its shape."""
 
 import functools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from cartesian_moe_jax.kernels.activations import Activation
 from cartesian_moe_jax.kernels.blocks import LOW, Block, LegShape, candidates, default_block
 from cartesian_moe_jax.kernels.composed import Finish, GroupedMatmul, composed_feed_forward
 from cartesian_moe_jax.kernels.hopper import (
@@ -16,17 +16,21 @@ from cartesian_moe_jax.kernels.hopper import (
     hopper_matmul,
     is_hopper,
 )
+from cartesian_moe_jax.kernels.hopper_teams import IN_TURNS
+from cartesian_moe_jax.kernels.left_out import is_left_out
 from cartesian_moe_jax.kernels.timings import Choice, fastest, timings_of
 from cartesian_moe_jax.kernels.tokamax import is_installed, tokamax_matmul
 from cartesian_moe_jax.kernels.triton import triton_matmul
+from cartesian_moe_jax.kernels.weights import FeedForwardWeights
 from cartesian_moe_jax.platform import device_kind
 
-OURS, HOPPER = "triton", "hopper"
+OURS, HOPPER, HOPPER_IN_TURNS = "triton", "hopper", "hopper_in_turns"
 
 LEG_BACKENDS: Mapping[str, Callable[[Block | None], GroupedMatmul]] = MappingProxyType(
     {
         OURS: triton_matmul,
         HOPPER: hopper_matmul,
+        HOPPER_IN_TURNS: functools.partial(hopper_matmul, teams=IN_TURNS),
         "tokamax_mosaic": lambda _: tokamax_matmul("mosaic_gpu"),
         "tokamax_triton": lambda _: tokamax_matmul("triton"),
     }
@@ -34,25 +38,28 @@ LEG_BACKENDS: Mapping[str, Callable[[Block | None], GroupedMatmul]] = MappingPro
 """What a leg can be computed by, given the block that was chosen for it."""
 
 CANDIDATES: Mapping[str, Callable[[LegShape], Sequence[Block]]] = MappingProxyType(
-    {OURS: candidates, HOPPER: hopper_candidates}
+    {
+        OURS: candidates,
+        HOPPER: hopper_candidates,
+        HOPPER_IN_TURNS: functools.partial(hopper_candidates, teams=IN_TURNS),
+    }
 )
 """The blocks to choose from, for those that do not choose themselves."""
 
 _FITS: Mapping[str, Callable[[Block, LegShape], bool]] = MappingProxyType(
-    {OURS: Block.fits, HOPPER: hopper_fits}
+    {
+        OURS: Block.fits,
+        HOPPER: hopper_fits,
+        HOPPER_IN_TURNS: functools.partial(hopper_fits, teams=IN_TURNS),
+    }
 )
-
-
-WITHOUT = "CARTESIAN_MOE_WITHOUT"
-"""The variable of the environment that names what is not to be used, joined by commas."""
 
 
 def available() -> tuple[str, ...]:
     """The names in LEG_BACKENDS that work here and are wanted."""
     others = [name for name in LEG_BACKENDS if name not in CANDIDATES]
-    unwanted = os.environ.get(WITHOUT, "").split(",")
-    found = (*[HOPPER] * is_hopper(), *others * is_installed())
-    return (OURS, *[name for name in found if name not in unwanted])
+    found = (*[HOPPER, HOPPER_IN_TURNS] * is_hopper(), *others * is_installed())
+    return (OURS, *[name for name in found if not is_left_out(name)])
 
 
 def fits(choice: Choice, shape: LegShape) -> bool:
@@ -76,11 +83,15 @@ def default(shape: LegShape, backends: Sequence[str]) -> Choice:
     return Choice(HOPPER, blocks[0]) if blocks else Choice(OURS, low)
 
 
-def matmul_by_leg(backends: Callable[[], Sequence[str]]) -> GroupedMatmul:
-    """A grouped matmul that chooses among `backends` anew for every leg and shape."""
+@functools.cache
+def matmul_by_leg(backends: Callable[[], Sequence[str]], used: int | None = None) -> GroupedMatmul:
+    """A grouped matmul that chooses among `backends` anew for every leg and shape.
 
-    def matmul(*shape: str | int) -> GroupedMatmul:
-        choice = choose(LegShape(*shape), backends())
+    ``used``: how many experts can have rows, if not all; what is chosen depends on their loads.
+    """
+
+    def matmul(leg: str, rows: int, experts: int, *others: str | int) -> GroupedMatmul:
+        choice = choose(LegShape(leg, rows, used or experts, *others), backends())
         return LEG_BACKENDS[choice.backend](choice.block)
 
     def forward(
@@ -117,5 +128,21 @@ def matmul_by_leg(backends: Callable[[], Sequence[str]]) -> GroupedMatmul:
     return GroupedMatmul(forward, to_rows, to_weights)
 
 
-by_leg_feed_forward = functools.partial(composed_feed_forward, matmul_by_leg(available))
-triton_feed_forward = functools.partial(composed_feed_forward, matmul_by_leg(lambda: (OURS,)))
+def _feed_forward(
+    backends: Callable[[], Sequence[str]],
+    rows: Float[Array, "rows d_model"],
+    group_sizes: Int[Array, "experts"],
+    weights: FeedForwardWeights,
+    activation: Activation,
+    used: int | None = None,
+) -> Float[Array, "rows d_model"]:
+    matmul = matmul_by_leg(backends, used)
+    return composed_feed_forward(matmul, rows, group_sizes, weights, activation)
+
+
+def _ours() -> tuple[str, ...]:
+    return (OURS,)
+
+
+by_leg_feed_forward = functools.partial(_feed_forward, available)
+triton_feed_forward = functools.partial(_feed_forward, _ours)

@@ -43,6 +43,8 @@ class GroupedMatmul(NamedTuple):
     """The sum over an expert's rows of the outer products, zeros without rows.
 
     In the dtype that is asked for: that of the weights, rounded once where the sum is at hand.
+    Of d_outputs only finite values stay with their expert: the Hopper kernel multiplies zeros with
+    those of its neighbours, whose gradients are not finite either where one of them is not.
     """
     clears: bool = False
     """Whether rows behind the live ones are zeros in what is finished `as_they_are`."""

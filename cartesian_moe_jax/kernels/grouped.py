@@ -1,8 +1,11 @@
 """The feed-forward of many experts on rows sorted by expert, and its backends by name."""
 
+import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from cartesian_moe_jax.errors import UserError
@@ -37,6 +40,9 @@ BACKENDS: Mapping[str, Backend] = MappingProxyType(
     }
 )
 
+BY_LOAD = (by_leg_feed_forward, triton_feed_forward)
+"""Those that choose by how many rows an expert has, and are told how many can have any."""
+
 BEST: Mapping[str, str] = MappingProxyType({"cpu": "native", "gpu": "by_leg", "tpu": "mosaic"})
 """The backend that "auto" means, by the platform that programs are compiled for.
 
@@ -51,6 +57,7 @@ def grouped_feed_forward(
     *,
     activation: str,
     backend: str = "auto",
+    first: Int[Array, ""] | None = None,
 ) -> Float[Array, "rows d_model"]:
     """Runs each expert on its group of rows.
 
@@ -68,6 +75,8 @@ def grouped_feed_forward(
       weights: the experts' weights; `weights.gate` is None unless the activation is gated.
       activation: a name in ACTIVATIONS.
       backend: a name in BACKENDS, or "auto" for the best one where the program will run.
+      first: with it, `weights` are of more experts than `group_sizes`, whose first this is; the
+        others have no rows.
 
     Raises:
       ValueError: if a name is unknown, or `weights.gate` does not fit the activation.
@@ -79,6 +88,10 @@ def grouped_feed_forward(
             f"must be {'an array' if chosen.gated else 'None'} for activation={activation!r}"
         )
     run = get_backend(backend)
+    if first is not None:
+        run = functools.partial(run, used=group_sizes.shape[0]) if run in BY_LOAD else run
+        others = jnp.zeros(weights.up.shape[0], group_sizes.dtype)
+        group_sizes = jax.lax.dynamic_update_slice_in_dim(others, group_sizes, first, 0)
     rows, group_sizes, weights = vary_alike((rows, group_sizes, weights))
     return run(rows, group_sizes, weights, chosen)
 

@@ -15,6 +15,8 @@ Ref = Any
 
 GROUPS = 2
 """Groups of four warps that multiply; a further one copies."""
+THREADS = 128
+"""Of a group."""
 GROUP_AXIS, MULTIPROCESSOR_AXIS = "group", "multiprocessor"
 FINISHED = 64
 """Columns that are finished at a time: as much as registers can hold beside the sums."""
@@ -45,10 +47,10 @@ def turned(block: Ref) -> Ref:
 
 def each_place(
     places: tuple[int, int],
-    tile_at: Callable[[Any, Any], Any],
+    tile_at: Callable[[Any, Any, Any], Any],
     run: Callable[[Any, Any], Any],
 ) -> Any:
-    """step = run(tile_at(row, column), step) for the places that are this multiprocessor's.
+    """step = run(tile_at(row, column, turn), step) for the places that are this multiprocessor's.
 
     Neighbours are computed at one time. A tile is looked up while the one before is computed.
     """
@@ -57,7 +59,7 @@ def each_place(
 
     def tile(turn: Any) -> Any:
         place = jnp.minimum(mine + turn * stride, count - 1)
-        return tile_at(*plgpu.planar_snake(place, places, 1, NEIGHBOURS))
+        return tile_at(*plgpu.planar_snake(place, places, 1, NEIGHBOURS), turn)
 
     def body(turn: Any, state: Any) -> Any:
         now, step = state

@@ -1,8 +1,8 @@
 """The Hopper kernel whose results are rows: rows times their experts' weights, finished.
 
-On every multiprocessor one group of warps copies blocks into shared memory, and two multiply them,
-each half of a tile's rows. What they have summed they finish, some columns at a time, and store;
-of a tile's rows only the expert's own.
+On every multiprocessor one group of warps copies blocks into shared memory, and two multiply them:
+each half of every tile's rows, or each whole tiles in turns (hopper_teams.py). What they have
+summed they finish, some columns at a time, and store; of a tile's rows only the expert's own.
 """
 
 import dataclasses
@@ -32,8 +32,9 @@ from cartesian_moe_jax.kernels.hopper_call import (
 )
 from cartesian_moe_jax.kernels.hopper_ring import Ring
 from cartesian_moe_jax.kernels.hopper_stores import Stores
+from cartesian_moe_jax.kernels.hopper_teams import TOGETHER, Teams, own_half
 from cartesian_moe_jax.kernels.in_kernels import in_hopper_forms
-from cartesian_moe_jax.kernels.product_call import Like, number_of_sums
+from cartesian_moe_jax.kernels.product_call import Like
 
 
 class _Arrays(NamedTuple):
@@ -67,6 +68,17 @@ class _Tile(NamedTuple):
     end: Any
     column: Any
     """Of blocks."""
+    team: Any
+    """That has it (Teams.at)."""
+
+
+class _Piece(NamedTuple):
+    """What a group finishes at one time."""
+
+    half: int
+    """Of a tile; by its number among those that the group has."""
+    begin: int
+    """The first of FINISHED columns."""
 
 
 def call_products(
@@ -78,6 +90,7 @@ def call_products(
     finish: Finish,
     transposed: bool,
     block: Block,
+    teams: Teams = TOGETHER,
 ) -> tuple[Float[Array, "rows outputs"], ...]:
     """A ProductKernel. The block's inputs are what is summed over, and it must divide the widths.
 
@@ -90,7 +103,7 @@ def call_products(
         tiles, refs = AlignedTiles(*refs[:4]), refs[4:]
         inner, results = refs[: second + len(beside)], refs[second + len(beside) :]
         arrays = _Arrays(inner[:first], inner[first:second], inner[second:], results)
-        _Program(tiles, arrays, in_hopper_forms(finish), transposed, block).run()
+        _Program(tiles, arrays, in_hopper_forms(finish), transposed, block, teams).run()
 
     name = "grouped_to_rows" if transposed else "grouped_forward"
     return call(body, name, like, *tiles, *operands, *weights, *beside)
@@ -105,6 +118,7 @@ class _Program:
     finish: Finish
     transposed: bool
     block: Block
+    teams: Teams
 
     def run(self) -> None:
         """Compute every tile that is this multiprocessor's."""
@@ -116,7 +130,7 @@ class _Program:
 
         @functools.partial(
             pl.run_scoped,
-            ring=Ring.allocations(sizes, dtype, block.stages),
+            ring=Ring.allocations(sizes, dtype, block.stages, self.teams),
             beside=plgpu.SMEM(
                 (beside, block.rows, FINISHED), dtype, transforms=swizzled(FINISHED, dtype)
             )
@@ -151,9 +165,9 @@ class _Program:
             self.arrays.results[0].shape[1] // self.block.outputs,
         )
 
-        def tile_at(row: Any, column: Any) -> _Tile:
+        def tile_at(row: Any, column: Any, turn: Any) -> _Tile:
             expert, first, start, end = (ref[row] for ref in self.tiles)
-            return _Tile(expert, first, start, end, column)
+            return _Tile(expert, first, start, end, column, self.teams.at(turn))
 
         def one(tile: _Tile, step: Any) -> Any:
             steps = jnp.where(tile.start < tile.end, needed, 0)
@@ -179,102 +193,121 @@ class _Program:
         along = pl.ds(step * block.inputs, block.inputs)
         place = (columns, along) if self.transposed else (along, columns)
         windows = [operand.at[rows, along], *[ref.at[(tile.expert, *place)] for ref in weights]]
-        ring.copy(begin + step, windows)
+        ring.copy(begin + step, windows, tile.team)
 
     def columns(self, tile: _Tile) -> Any:
         """The results' columns that a tile has."""
         return pl.ds(tile.column * self.block.outputs, self.block.outputs)
 
-    def own_rows(self) -> Any:
-        """This group's half of a tile's rows."""
-        half = self.block.rows // GROUPS
-        return pl.ds(jax.lax.axis_index(GROUP_AXIS) * half, half)
+    def own(self) -> Any:
+        """This group's half of memory for as many rows as a tile has."""
+        return own_half(self.block.rows)
 
     def multiply(self, shared: _Shared, tile: _Tile, first: Any, steps: Any) -> None:
-        """Sum, finish and store this group's rows of a tile, if there are any."""
-        arrays, own = self.arrays, self.own_rows()
-        size = own.size, self.block.outputs
-        count = number_of_sums(arrays.operands, arrays.weights)
-        low, high = self.bounds(tile)
+        """Sum, finish and store this group's halves of a tile, if it has any."""
+        run = functools.partial(self.multiply_halves, shared, tile, first, steps, self.teams.count)
+        self.teams.if_ours(tile.team, run)
 
-        def run(*sums: Ref) -> None:
-            self.begin_beside(shared, tile, 0)
+    def multiply_halves(
+        self, shared: _Shared, tile: _Tile, first: Any, steps: Any, halves: int
+    ) -> None:
+        """Sum, finish and store halves; the last ones only if the expert has rows there."""
+        if not halves:
+            shared.ring.leave(first, steps, tile.team)
+            return
+        size = self.own().size, self.block.outputs
+        low, high = self.bounds(tile, halves - 1)
+
+        def run(*sums: Sequence[Ref]) -> None:
+            self.begin_beside(shared, tile, _Piece(0, 0))
             product = functools.partial(self.product, sums)
-            shared.ring.multiply(first, steps, self.at_a_time, product)
-            self.finish_tile(shared, tile, [total[...] for total in sums])
+            shared.ring.multiply(first, steps, tile.team, halves * self.at_a_time, product)
+            self.finish_halves(shared, tile, [[total[...] for total in half] for half in sums])
 
         @pl.when(low < high)
         def _run() -> None:
-            pl.run_scoped(run, *[plgpu.ACC(size, jnp.float32)] * count)
+            pl.run_scoped(run, *[[plgpu.ACC(size, jnp.float32)] * self.at_a_time] * halves)
 
         @pl.when(low >= high)
-        def _leave() -> None:
-            shared.ring.leave(first, steps)
+        def _fewer() -> None:
+            self.multiply_halves(shared, tile, first, steps, halves - 1)
 
-    def bounds(self, tile: _Tile) -> tuple[Any, Any]:
-        """Which of this group's rows are the expert's: from where on, and where they end."""
-        own = self.own_rows()
-        first = tile.first + own.start
-        low, high = (jnp.clip(row - first, 0, own.size) for row in (tile.start, tile.end))
+    def bounds(self, tile: _Tile, half: int) -> tuple[Any, Any]:
+        """Which rows of a half are the expert's: from where on, and where they end."""
+        rows = self.teams.half(self.own(), half)
+        first = tile.first + rows.start
+        low, high = (jnp.clip(row - first, 0, rows.size) for row in (tile.start, tile.end))
         return low, high
 
-    def product(self, sums: Sequence[Ref], _: Any, operand: Ref, *weights: Ref) -> None:
-        """Multiply what has been copied, this group's half of the rows."""
-        own = operand.at[self.own_rows()]
-        for total, weight in zip(sums, weights, strict=True):
-            plgpu.wgmma(total, own, turned(weight) if self.transposed else weight)
+    def product(self, sums: Sequence[Sequence[Ref]], _: Any, operand: Ref, *weights: Ref) -> None:
+        """Multiply what has been copied, this group's halves of the rows."""
+        own = self.own()
+        for half, totals in enumerate(sums):
+            rows = operand.at[self.teams.half(own, half)]
+            for total, weight in zip(totals, weights, strict=True):
+                plgpu.wgmma(total, rows, turned(weight) if self.transposed else weight)
 
-    def begin_beside(self, shared: _Shared, tile: _Tile, begin: int) -> None:
-        """Begin to copy what some columns of this group's rows are finished with."""
-        own, arrived = self.own_rows(), jax.lax.axis_index(GROUP_AXIS)
+    def begin_beside(self, shared: _Shared, tile: _Tile, piece: _Piece) -> None:
+        """Begin to copy what a piece is finished with."""
+        own, arrived = self.own(), jax.lax.axis_index(GROUP_AXIS)
         if self.arrays.beside:
             # All threads have read what was there before.
             plgpu.commit_smem()
-        rows = pl.ds(pl.multiple_of(tile.first, ALIGNMENT) + own.start, own.size)
-        columns = pl.ds(tile.column * self.block.outputs + begin, FINISHED)
+        first = pl.multiple_of(tile.first, ALIGNMENT) + self.teams.half(own, piece.half).start
+        columns = pl.ds(tile.column * self.block.outputs + piece.begin, FINISHED)
         for i, ref in enumerate(self.arrays.beside):
-            place = shared.beside.at[i, own]
-            plgpu.copy_gmem_to_smem(ref.at[rows, columns], place, shared.arrived.at[arrived])
+            window, place = ref.at[pl.ds(first, own.size), columns], shared.beside.at[i, own]
+            plgpu.copy_gmem_to_smem(window, place, shared.arrived.at[arrived])
 
-    def finish_tile(
-        self, shared: _Shared, tile: _Tile, sums: Sequence[Float[Array, "rows outputs"]]
+    def finish_halves(
+        self,
+        shared: _Shared,
+        tile: _Tile,
+        sums: Sequence[Sequence[Float[Array, "rows outputs"]]],
     ) -> None:
-        """Finish and store this group's rows, some columns at a time."""
-        for begin in range(0, self.block.outputs, FINISHED):
+        """Finish and store this group's halves, whose sums these are, piece after piece."""
+        results, begins = len(self.arrays.results), range(0, self.block.outputs, FINISHED)
+        pieces = [_Piece(half, begin) for half in range(len(sums)) for begin in begins]
+        shared.stores.begin(len(begins) * results)
+        for i, piece in enumerate(pieces):
             sides = self.read_beside(shared)
-            if begin + FINISHED < self.block.outputs:
-                self.begin_beside(shared, tile, begin + FINISHED)
-            parts = self.finish(*[total[:, begin : begin + FINISHED] for total in sums], *sides)
-            self.store(shared.stores, tile, begin, parts)
+            if i + 1 < len(pieces):
+                self.begin_beside(shared, tile, pieces[i + 1])
+            some = [total[:, piece.begin : piece.begin + FINISHED] for total in sums[piece.half]]
+            self.store(shared.stores, i * results, tile, piece, self.finish(*some, *sides))
 
     def read_beside(self, shared: _Shared) -> list[Float[Array, "rows some"]]:
-        """What has been copied to finish some columns with, once it is there."""
+        """What has been copied to finish a piece with, once it is there."""
         if shared.beside is None:
             return []
         plgpu.barrier_wait(shared.arrived.at[jax.lax.axis_index(GROUP_AXIS)])
-        own = self.own_rows()
+        own = self.own()
         both = [shared.beside[i, own] for i in range(shared.beside.shape[0])]
         return [side.astype(jnp.float32) for side in both]
 
     def store(
-        self, stores: Stores, tile: _Tile, begin: int, parts: Sequence[Float[Array, "rows some"]]
+        self,
+        stores: Stores,
+        turn: int,
+        tile: _Tile,
+        piece: _Piece,
+        finished: Sequence[Float[Array, "rows some"]],
     ) -> None:
-        """Store the expert's own rows of some finished columns."""
-        own = self.own_rows()
-        first = pl.multiple_of(tile.first, ALIGNMENT) + own.start
-        low, high = self.bounds(tile)
-        columns = pl.ds(tile.column * self.block.outputs + begin, FINISHED)
+        """Store the expert's own rows of a finished piece, from a turn of `stores` on."""
+        own = self.own()
+        first = pl.multiple_of(tile.first, ALIGNMENT) + self.teams.half(own, piece.half).start
+        low, high = self.bounds(tile, piece.half)
+        columns = pl.ds(tile.column * self.block.outputs + piece.begin, FINISHED)
         windows = [result.at[:, columns] for result in self.arrays.results]
         count = high - low
-
-        turns = range(begin // FINISHED * len(parts), self.block.outputs)
+        each = list(zip(range(turn, turn + len(windows)), finished, windows, strict=True))
 
         @pl.when(count == own.size)
         def _whole() -> None:
-            for turn, part, window in zip(turns, parts, windows, strict=False):
-                stores.store(turn, own, part, window.at[pl.ds(first, own.size)])
+            for turn, some, window in each:
+                stores.store(turn, own, some, window.at[pl.ds(first, own.size)])
 
         @pl.when(count < own.size)
         def _rows() -> None:
-            for turn, part, window in zip(turns, parts, windows, strict=False):
-                stores.store_rows(turn, own, part, window, low, first + low, count)
+            for turn, some, window in each:
+                stores.store_rows(turn, own, some, window, low, first + low, count)

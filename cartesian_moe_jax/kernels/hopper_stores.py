@@ -31,6 +31,12 @@ class Stores(NamedTuple):
         whole = plgpu.SMEM(size, dtype, transforms=swizzled(width, dtype))
         return in_one_place(whole, plgpu.SMEM(size, dtype))
 
+    def begin(self, count: int) -> None:
+        """Before turn 0, if it may follow any multiple of `count` turns that began with 0."""
+        if count % TURNS:
+            # The last one may have had the same place.
+            plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+
     def store(self, turn: int, own: Any, block: Float[Array, "height width"], window: Ref) -> None:
         """Begin to copy a block to where it belongs; `own` are the rows of the group's threads."""
         plgpu.wait_smem_to_gmem(TURNS - 1, wait_read_only=True)

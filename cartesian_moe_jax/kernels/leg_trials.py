@@ -12,11 +12,15 @@ from jaxtyping import Array, Float, Int
 from cartesian_moe_jax.kernels.activations import get_activation
 from cartesian_moe_jax.kernels.blocks import LegShape
 from cartesian_moe_jax.kernels.composed import GroupedMatmul, as_they_are
+from cartesian_moe_jax.kernels.plain import PLAIN
 
 _GATED = get_activation("swiglu")
 
 Operands = tuple[Any, ...]
 Run = Callable[..., Any]
+
+SERIES = 0.03
+"""Seconds that a series of runs takes, of those whose median is the time."""
 
 
 def feed_forward_legs(
@@ -40,6 +44,13 @@ def feed_forward_legs(
 def operations(shape: LegShape) -> int:
     """The floating-point operations of a leg, those of the activation left out."""
     return 2 * shape.products * shape.rows * shape.inputs * shape.outputs
+
+
+def moved_bytes(shape: LegShape) -> int:
+    """What a leg must read and write: all of its operands and results, each of them once."""
+    arguments = jax.eval_shape(lambda: operands(shape))
+    results = jax.eval_shape(run_of(shape, PLAIN), *arguments)
+    return sum(array.size * array.dtype.itemsize for array in jax.tree.leaves((arguments, results)))
 
 
 def group_sizes(shape: LegShape, seed: int = 0) -> Int[Array, "experts"]:
@@ -92,7 +103,7 @@ def compile_run(run: Run, arguments: Operands) -> Run:
     return jax.jit(run).lower(*arguments).compile()
 
 
-def time_run(run: Run, arguments: Operands, seconds: float = 0.03, repeats: int = 3) -> float:
+def time_run(run: Run, arguments: Operands, seconds: float = SERIES, repeats: int = 3) -> float:
     """The median milliseconds of a run, of `repeats` series that take about `seconds` each."""
 
     def series(length: int) -> float:
@@ -105,14 +116,3 @@ def time_run(run: Run, arguments: Operands, seconds: float = 0.03, repeats: int 
     series(1)
     length = max(1, min(200, int(seconds / series(2))))
     return 1e3 * float(np.median([series(length) for _ in range(repeats)]))
-
-
-def difference(result: Any, expected: Any) -> float:
-    """The largest relative error, in the Euclidean norm, of any array; NaN counts as infinite."""
-
-    def one(a: Float[Array, "..."], b: Float[Array, "..."]) -> float:
-        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
-        error = jnp.linalg.norm((a - b).ravel()) / jnp.linalg.norm(b.ravel())
-        return float(jnp.where(jnp.isfinite(error), error, jnp.inf))
-
-    return max(jax.tree.leaves(jax.tree.map(one, result, expected)))

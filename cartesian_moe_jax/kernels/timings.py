@@ -14,6 +14,11 @@ from cartesian_moe_jax.paths import AnyPath
 
 FAR = 3.0
 """Beyond a factor of 8, all sizes together, one shape says nothing about another."""
+APART = 1.0
+"""Nor beyond a factor of 2 in the rows of an expert, which say how high its tiles should be.
+
+With an eighth of the rows in as many experts, tiles that were full are nearly empty.
+"""
 
 
 class Choice(NamedTuple):
@@ -48,12 +53,17 @@ def users_file(device_kind: str) -> AnyPath:
 
 @functools.cache
 def timings_of(device_kind: str) -> Timings:
-    """The user's own measurements if there are any, else those that come with the package."""
-    own = users_file(device_kind)
-    if own.is_file():
-        return read(own)
-    shipped = resources.files(__package__) / "measured" / file_name(device_kind)
-    return parse(shipped.read_text(), shipped.name) if shipped.is_file() else ()
+    """The user's own measurements, and of other shapes those that come with the package."""
+    file = users_file(device_kind)
+    own = read(file) if file.is_file() else ()
+    known = {timing.shape for timing in own}
+    return (*own, *(timing for timing in shipped(device_kind) if timing.shape not in known))
+
+
+def shipped(device_kind: str) -> Timings:
+    """The measurements that come with the package; none of most kinds of GPU."""
+    file = resources.files(__package__) / "measured" / file_name(device_kind)
+    return parse(file.read_text(), file.name) if file.is_file() else ()
 
 
 def fastest(
@@ -71,9 +81,14 @@ def fastest(
         for timing in timings
         if timing.choice.backend in backends
         and fits(timing.choice, shape)
-        and _distance(timing.shape, shape) <= FAR
+        and _is_near(timing.shape, shape)
     ]
     return min(usable, key=lambda t: (_distance(t.shape, shape), t.ms)).choice if usable else None
+
+
+def _is_near(a: LegShape, b: LegShape) -> bool:
+    loads = math.log2(a.rows / a.experts * b.experts / b.rows)
+    return abs(loads) <= APART and _distance(a, b) <= FAR
 
 
 def _distance(a: LegShape, b: LegShape) -> float:

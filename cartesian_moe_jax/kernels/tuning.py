@@ -2,8 +2,9 @@
 
 import functools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import jax
@@ -11,17 +12,18 @@ import jax
 from cartesian_moe_jax.columns import columns
 from cartesian_moe_jax.kernels.blocks import LegShape
 from cartesian_moe_jax.kernels.by_leg import CANDIDATES, LEG_BACKENDS, OURS, default
+from cartesian_moe_jax.kernels.leg_groups import sparse_groups, with_groups
 from cartesian_moe_jax.kernels.leg_trials import (
     Operands,
     Run,
     compile_run,
-    difference,
     operands,
     operations,
     run_of,
     time_run,
 )
 from cartesian_moe_jax.kernels.plain import PLAIN
+from cartesian_moe_jax.kernels.relative_error import error_of_leg
 from cartesian_moe_jax.kernels.timings import Choice, Timing, Timings
 from cartesian_moe_jax.kernels.triton import triton_matmul
 
@@ -32,7 +34,9 @@ THREADS = min(16, os.cpu_count() or 1)
 """That compile at once."""
 
 TOLERANCE = 2e-2
-"""Of a result, relative to that of the plain loop: both round to bfloat16."""
+"""Of a row or expert, relative to the plain loop's: both round to bfloat16."""
+
+SPARSE = " where groups are empty and rows in none"
 
 HEADER = ("leg", "rows", "experts", "inputs", "outputs", "fastest", "ms", "TFLOP/s", "triton/it")
 
@@ -65,18 +69,26 @@ def measure(shape: LegShape, backends: Sequence[str]) -> tuple[list[Timing], lis
 
     What a choice computes is compared with the plain loop: a wrong one is a failure.
     """
-    arguments, tried = operands(shape), choices(shape, backends)
+    return measure_compiled(compile_choices(shape, backends))
+
+
+class Programs(NamedTuple):
+    """A leg, compiled."""
+
+    shape: LegShape
+    by_choice: Mapping[Choice, Run | str]
+    """Or why it cannot be had."""
+    plain: Run
+    """The plain loop: what is right."""
+
+
+def compile_choices(shape: LegShape, backends: Sequence[str]) -> Programs:
+    """Compile every way to compute a leg, all at the same time."""
+    arguments, tried = jax.eval_shape(lambda: operands(shape)), choices(shape, backends)
     with ThreadPoolExecutor(THREADS) as pool:
+        plain = pool.submit(compile_run, run_of(shape, PLAIN), arguments)
         compiled = list(pool.map(lambda choice: compile_choice(shape, choice, arguments), tried))
-    expected = jax.jit(run_of(shape, PLAIN))(*arguments)
-    timings, failures = [], []
-    for choice, run in zip(tried, compiled, strict=True):
-        found = run if isinstance(run, str) else _measure(run, arguments, expected)
-        if isinstance(found, str):
-            failures.append(Failure(shape, choice, found))
-        else:
-            timings.append(Timing(shape, choice, found))
-    return timings, failures
+        return Programs(shape, dict(zip(tried, compiled, strict=True)), plain.result())
 
 
 def compile_choice(shape: LegShape, choice: Choice, arguments: Operands) -> Run | str:
@@ -88,14 +100,65 @@ def compile_choice(shape: LegShape, choice: Choice, arguments: Operands) -> Run 
         return one_line(error)
 
 
-def _measure(run: Run, arguments: Operands, expected: Any) -> float | str:
+Running = Callable[[Choice], AbstractContextManager[None]]
+"""What lies around every run of a choice, which may not end."""
+
+
+def measure_compiled(
+    programs: Programs, running: Running = lambda _: nullcontext()
+) -> tuple[list[Timing], list[Failure]]:
+    """Compare what all choices compute with the plain loop, and time those that are right."""
+    shape, runs = programs.shape, programs.by_choice
+    full = operands(shape)
+    found: dict[Choice, float | str] = {c: run for c, run in runs.items() if isinstance(run, str)}
+    for groups, words in ((full[2], ""), (sparse_groups(shape), SPARSE)):
+        left = [choice for choice in runs if choice not in found]
+        wrong = _compare(programs, left, with_groups(shape, full, groups), running)
+        found |= {choice: reason + words for choice, reason in wrong.items()}
+    for choice in [choice for choice in runs if choice not in found]:
+        found[choice] = _attempt(_time, runs[choice], full, running(choice))
+    timings = [Timing(shape, c, found[c]) for c in runs if not isinstance(found[c], str)]
+    return timings, [Failure(shape, c, found[c]) for c in runs if isinstance(found[c], str)]
+
+
+def _compare(
+    programs: Programs, tried: Sequence[Choice], arguments: Operands, running: Running
+) -> dict[Choice, str]:
+    """Which choices do not compute what the plain loop does, and why."""
+    shape, expected = programs.shape, programs.plain(*arguments)
+    reasons = {
+        choice: _attempt(
+            _wrong, programs.by_choice[choice], shape, arguments, expected, running(choice)
+        )
+        for choice in tried
+    }
+    return {choice: reason for choice, reason in reasons.items() if reason}
+
+
+def _attempt(measure: Callable[..., float | str], *operands: Any) -> float | str:
     try:
-        error = difference(run(*arguments), expected)
-        if error > TOLERANCE:
-            return f"wrong by {error:.2g}"
-        return time_run(run, arguments)
+        return measure(*operands)
     except jax.errors.JaxRuntimeError as error:
         return one_line(error)
+
+
+def _wrong(
+    run: Run,
+    shape: LegShape,
+    arguments: Operands,
+    expected: Any,
+    running: AbstractContextManager[None],
+) -> str:
+    """What is wrong, if anything: in the worst row, since one in thousands is none in all."""
+    with running:
+        result = jax.block_until_ready(run(*arguments))
+    worst = error_of_leg(shape, arguments[2], result, expected).worst
+    return f"wrong by {worst:.2g}" if worst > TOLERANCE else ""
+
+
+def _time(run: Run, arguments: Operands, running: AbstractContextManager[None]) -> float:
+    with running:
+        return time_run(run, arguments)
 
 
 def described(choice: Choice) -> str:

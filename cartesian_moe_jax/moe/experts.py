@@ -1,7 +1,6 @@
 """The routed experts of one sub-layer: equal feed-forwards, stacked."""
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -51,10 +50,12 @@ class FeedForwardExperts(nnx.Module):
         With a ``repetition``, ``weights`` are those of several layers alike, which are read where
         they lie, and this is which of them the rows are for: the others' experts have none.
         """
-        if repetition is not None:
-            others = jnp.zeros(weights.up.shape[0], group_sizes.dtype)
-            first = repetition * group_sizes.shape[0]
-            group_sizes = jax.lax.dynamic_update_slice_in_dim(others, group_sizes, first, 0)
+        first = None if repetition is None else repetition * group_sizes.shape[0]
         return grouped_feed_forward(
-            rows, group_sizes, weights, activation=self.activation, backend=self.backend
+            rows,
+            group_sizes,
+            weights,
+            activation=self.activation,
+            backend=self.backend,
+            first=first,
         )

@@ -25,6 +25,7 @@ from cartesian_moe_jax.paths import (
     scheme_of,
     write_atomically,
 )
+from cartesian_moe_jax.runs.places import other_text, with_absolute_paths, with_text_of
 from cartesian_moe_jax.settings import differences
 
 STORES = ("", "gs")
@@ -49,11 +50,16 @@ class RunDirectory:
         """Return the run in ``path``, there or yet to be; nothing is written.
 
         Raises UserError if the folder holds a run of another config (naming the fields that
-        differ, but for those of the plan) or files of something else.
+        differ) or files of something else. Fields of the plan may differ: training decides.
+        Where the text lies may differ: that of a checkpoint is compared before training goes on,
+        by its hash. Of a finished run nothing is read again.
         """
         run = cls(path)
         if run.has("config.json"):
-            changed = differences(run.config(), config)
+            kept = run.config()
+            changed = differences(kept, config)
+            if run.has("result.json"):
+                changed += other_text(kept, config)
             if changed:
                 raise UserError(
                     f"{path} holds a run of another config ({'; '.join(changed)}): "
@@ -66,12 +72,16 @@ class RunDirectory:
     def begin(self, config: Config, tokenizer: dict[str, Any]) -> None:
         """Make the folder, and write the config and the tokenizer's description.
 
-        A result that is there, of an end that the run goes on from, gets another name.
+        Local paths are kept as absolute ones, for whoever reads them from elsewhere. A result
+        that is there, of an end that the run goes on from, gets another name.
         """
         if not is_remote(self.path):  # an object store has no folders, and would make a bucket
             self._make_folder()
         if self.has("result.json"):
             self._put_result_aside()
+        config = with_absolute_paths(config)
+        if self.has("config.json") and self.newest_step() is not None:
+            config = with_text_of(config, self.config())
         self.write_json("config.json", dataclasses.asdict(config))
         self.write_json("tokenizer.json", tokenizer)
 
@@ -90,6 +100,11 @@ class RunDirectory:
     def config(self) -> Config:
         """Read the configuration of the run."""
         return schema.read(self.read_json("config.json"))
+
+    def newest_step(self) -> int | None:
+        """Return the step of the newest checkpoint, which may be incomplete; None without one."""
+        names = [folder.name for folder in entries(self.checkpoints)]
+        return max((int(name) for name in names if name.isdecimal()), default=None)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read one of the JSON files; raises UserError if it is missing or damaged."""

@@ -8,7 +8,6 @@ from typing import Any
 from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.errors import AgreedError, UserError
 from cartesian_moe_jax.parallel.processes import agreed, is_first, texts_of_all
-from cartesian_moe_jax.paths import entries
 from cartesian_moe_jax.runs.directory import RunDirectory
 
 OF_A_MACHINE = {
@@ -62,9 +61,7 @@ def _content(run: RunDirectory) -> str:
         return "no run"
     if run.has("result.json"):
         return "a finished run"
-    there = run.checkpoints.exists()
-    steps = [file.name for file in entries(run.checkpoints)] if there else []
-    newest = max((int(name) for name in steps if name.isdecimal()), default=None)
+    newest = run.newest_step()
     return "a run without checkpoints" if newest is None else f"a run until step {newest}"
 
 

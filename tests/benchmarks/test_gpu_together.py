@@ -10,10 +10,10 @@ import threading
 import jax
 import pytest
 
-from benchmarks.gpu import clock, decode, layer, parity, sizes, step, trial
+from benchmarks.gpu import clock, decode, layer, parity, sizes, step
 from benchmarks.gpu.context import Context
 from benchmarks.gpu.record import Record
-from benchmarks.gpu.sizes import FULL, REHEARSAL
+from benchmarks.gpu.sizes import REHEARSAL
 from benchmarks.timing import Case
 from cartesian_moe_jax.kernels.blocks import Block
 from cartesian_moe_jax.kernels.leg_trials import compile_run, feed_forward_legs, run_of
@@ -179,10 +179,3 @@ def test_experts_that_cannot_be_compiled_fail_and_the_rest_is_checked(context, m
     (wrong,) = [m for m in found if m["result"] == "FAIL"]
     assert (wrong["what"], wrong["reason"]) == ("experts", REASON)
     assert found[-1]["what"] == "attention: d value"
-
-
-def test_a_trial_is_of_one_leg_of_each_kind(context):
-    legs = trial.legs(context._replace(sizes=FULL))
-    kinds = [(shape.leg, shape.products) for shape in legs]
-    assert kinds == [("forward", 2), ("to_rows", 1), ("to_rows", 2), ("to_weights", 1)]
-    assert set(legs) <= set(feed_forward_legs(*FULL.checked[0], FULL.dtype))

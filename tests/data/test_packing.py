@@ -232,11 +232,11 @@ run(sys.argv[1], workers=int(sys.argv[3]))
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("after", [0, 1, 9])
 def test_a_killed_packing_goes_on_where_it_was(tmp_path, monkeypatch, after, workers):
+    monkeypatch.setattr(packing, "JOB_BYTES", 2000)
     expected = pack_texts(tmp_path / "whole", TEXTS)
     (tmp_path / "whole" / "source").rename(tmp_path / "source")
     run_python(KILLED, tmp_path, after, workers).communicate(timeout=60)
     assert not list((tmp_path / "cache").glob("text-*"))
-    monkeypatch.setattr(packing, "JOB_BYTES", 2000)
     ranges, run_jobs = [], packing.run_jobs
 
     def noted(name, settings, requests, workers):

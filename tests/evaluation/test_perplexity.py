@@ -45,10 +45,9 @@ def step():
     return jax.jit(make_evaluation_step(abstract_model(CONFIG, LAYOUTS["data"]), CONFIG))
 
 
-def measured(step, model, split, stride=0, **options):
-    batches = evaluation_batches(split, SEQ, BATCH, stride=stride)
-    parameters = named_parameters(model)
-    return measure_perplexity(step, parameters, batches, jnp.asarray, split, **options)
+def measured(step, model, split, stride=0, batch=BATCH, max_tokens=0):
+    batches = evaluation_batches(split, SEQ, batch, stride=stride, max_tokens=max_tokens)
+    return measure_perplexity(step, named_parameters(model), batches, jnp.asarray, split)
 
 
 def direct_nats(model, split):
@@ -72,13 +71,26 @@ def test_equals_a_direct_computation(step, model, split):
     assert ours.bits_per_byte == pytest.approx(sum(nats) / math.log(2) / split.num_bytes, rel=1e-5)
 
 
-@pytest.mark.parametrize("max_tokens, batches", [(1, 1), (64, 1), (65, 2), (10**9, None)])
-def test_whole_batches_until_max_tokens(step, model, split, max_tokens, batches):
-    ours, nats = measured(step, model, split, max_tokens=max_tokens), direct_nats(model, split)
-    count = len(nats) if batches is None else batches * BATCH * SEQ
-    assert ours.tokens == count
-    assert ours.nats == pytest.approx(sum(nats[:count]), rel=1e-5)
-    assert ours.text_bytes == pytest.approx(split.num_bytes * count / len(nats))
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("max_tokens", [1, 64, 65, 10**9])
+def test_max_tokens_are_predicted_whatever_the_batch(step, model, split, max_tokens, batch):
+    ours = measured(step, model, split, batch=batch, max_tokens=max_tokens)
+    nats = direct_nats(model, split)
+    assert ours.tokens == min(max_tokens, len(nats))
+    assert ours.nats == pytest.approx(sum(nats[:max_tokens]), rel=1e-5)
+
+
+@pytest.mark.parametrize("stride", [0, 5])
+def test_bytes_are_those_of_the_text_that_is_predicted(step, model, tmp_path, stride):
+    """Of a text half Chinese, half English the mean is neither's."""
+    texts = {"a.txt": "的一是不了人我在有他" * 20, "b.txt": "the sea and the ship of storm " * 20}
+    both = pack_texts(tmp_path, texts, split="all").split("all")
+    chinese = len(texts["a.txt"].encode())
+    ours = measured(step, model, both, stride, max_tokens=chinese - 1)
+    assert (ours.text_bytes, ours.words) == (chinese, 1)
+    assert ours.bits_per_byte == pytest.approx(ours.nats / math.log(2) / chinese)
+    more = measured(step, model, both, stride, max_tokens=chinese + 30)
+    assert (more.text_bytes, more.words) == (chinese + 30, 8)
 
 
 def test_padding_is_not_counted(step, model, split):

@@ -1,7 +1,5 @@
 """The trials of a robustness test, and their table."""
 
-import json
-
 import matplotlib
 import pytest
 
@@ -43,9 +41,6 @@ def test_what_is_not_defined_is_not_tried():
 def test_a_run_is_measured_and_its_table_has_the_published_number(finished_run):
     noted = []
     result = robustness_of_run(finished_run.workdir, note=noted.append)
-    written = json.loads((finished_run.workdir / "robustness.json").read_text())
-    (finished_run.workdir / "robustness.json").unlink()
-    assert written == result
     first, *others = result["trials"]
     assert len(noted) == len(result["trials"])
     undisturbed = evaluate_run(finished_run.workdir)

@@ -197,12 +197,12 @@ def test_equals_a_loop_over_the_tokens(split, moe, stride):
 def test_load_equals_the_load_of_the_statistics(split):
     config = tiny_config({})
     config = dataclasses.replace(
-        config, evaluation=dataclasses.replace(config.evaluation, max_tokens=1)
+        config, evaluation=dataclasses.replace(config.evaluation, max_tokens=SEQ * BATCH)
     )
     use = measured(config, [Part("all", 1.0, split)])
     tokens, mask = next(evaluation_batches(split, SEQ, BATCH))
     _, stats = tiny.model(config.model).hidden(jnp.asarray(tokens[:, :-1]))
-    assert use.tokens == mask.sum() == SEQ * BATCH, "whole batches until max_tokens"
+    assert use.tokens == mask.sum() == SEQ * BATCH
     np.testing.assert_allclose(use.load, stats.load, rtol=1e-6)
     np.testing.assert_allclose(use.experts_per_token(), 2, rtol=1e-6)
 
@@ -281,9 +281,7 @@ def test_eval_prints_the_table_of_a_run_and_leaves_the_numbers(finished_run):
     assert np.shape(written["pairs"]) == (1, 1, 4, 4)
     assert written["tokens"] == finished_run.result["validation"]["tokens"]
     again = routing_use_of_run(workdir, asked=Asked(max_tokens=100))
-    assert json.loads(file.read_text()) == again
-    file.unlink()
-    assert 100 <= again["tokens"] < written["tokens"]
+    assert again["tokens"] == 100 < written["tokens"]
 
 
 def test_a_run_without_experts_is_one_line(finished_run, monkeypatch):

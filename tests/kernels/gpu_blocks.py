@@ -29,7 +29,7 @@ from cartesian_moe_jax.kernels.leg_trials import (  # noqa: E402
 from cartesian_moe_jax.parallel.targets import parse_target  # noqa: E402
 from cartesian_moe_jax.platform import compiling_for  # noqa: E402
 
-SPILLED = 64
+SPILLED = 16
 """Bytes a thread that do not count."""
 
 

@@ -50,7 +50,8 @@ def programs(backend, dtype, shapes):
 
 
 @pytest.mark.parametrize(
-    ("target", "backends"), [(TARGET, {"triton", "hopper"}), ("gpu:a100:1x1", {"triton"})]
+    ("target", "backends"),
+    [(TARGET, {"triton", "hopper", "hopper_in_turns"}), ("gpu:a100:1x1", {"triton"})],
 )
 def test_every_block_compiles(target, backends):
     blocks = compiled("tests.kernels.gpu_blocks", target)

@@ -130,6 +130,18 @@ def test_more_experts_than_rows_and_fewer_rows_than_a_tile(rows, sizes, backend)
     assert_matches_reference(rows, sizes, backend=backend)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_experts_that_lie_among_those_of_other_layers(backend):
+    rows, weights, _ = make_arguments(FEW_ROWS, 3 * EXPERTS)
+    forward = functools.partial(grouped_feed_forward, activation="swiglu", backend=backend)
+    for layer in (0, 2):
+        begin = layer * EXPERTS
+        own = jax.tree.map(lambda w, begin=begin: w[begin : begin + EXPERTS], weights)
+        expected = forward(rows, jnp.array(FEW_SIZES), own)
+        found = forward(rows, jnp.array(FEW_SIZES), weights, first=jnp.array(begin))
+        assert_close(found, expected, tolerance=1e-6)
+
+
 def test_value_without_gradient():
     rows, weights, _ = make_arguments(FEW_ROWS)
     group_sizes = jnp.array(FEW_SIZES)

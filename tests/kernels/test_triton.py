@@ -93,6 +93,10 @@ TIMINGS = (
         (SHAPE, ["triton"], Choice("triton", TALL)),
         (SHAPE._replace(rows=6000), ["triton"], Choice("triton", TALL)),
         (SHAPE._replace(rows=50_000), ["triton"], Choice("triton", LOW)),
+        # Half the rows an expert is near, a third is not, in however many experts.
+        (SHAPE._replace(experts=32), ["triton"], Choice("triton", TALL)),
+        (SHAPE._replace(experts=48), ["triton"], None),
+        (SHAPE._replace(rows=8192, experts=96), ["triton"], None),
         # 64 wide, and 128 does not divide it: no block that was measured there fits.
         (SHAPE._replace(outputs=64), ["triton"], None),
         (SHAPE._replace(rows=10**7), ["triton"], None),
@@ -120,9 +124,24 @@ def test_ones_own_timings_come_first(tmp_path, monkeypatch):
     timings.timings_of.cache_clear()
     monkeypatch.setattr(by_leg, "device_kind", lambda: "NVIDIA Test")
     assert by_leg.choose(SHAPE, ["triton"]) == Choice("triton", default_block(SHAPE))
-    own = timings.users_file("NVIDIA Test")
-    own.parent.mkdir(parents=True)
-    own.write_text(as_json(TIMINGS))
-    timings.timings_of.cache_clear()
+    keep_own(TIMINGS)
     assert by_leg.choose(SHAPE, ["triton"]) == Choice("triton", TALL)
+    timings.timings_of.cache_clear()
+
+
+def keep_own(measured):
+    own = timings.users_file("NVIDIA Test")
+    own.parent.mkdir(parents=True, exist_ok=True)
+    own.write_text(as_json(measured))
+    timings.timings_of.cache_clear()
+
+
+def test_ones_own_timings_replace_those_of_their_shapes_alone(tmp_path, monkeypatch):
+    """Also where the shipped ones of that shape are faster: of a kernel that is no more, say."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(timings, "shipped", lambda _: TIMINGS)
+    own = Timing(SHAPE, Choice("triton", LOW), 9.0)
+    foreign = Timing(SHAPE._replace(inputs=64), Choice("triton", LOW), 1.0)
+    keep_own((own, foreign))
+    assert timings.timings_of("NVIDIA Test") == (own, foreign, *TIMINGS[3:])
     timings.timings_of.cache_clear()

@@ -1,5 +1,7 @@
 """What `tune` measures, refuses and keeps."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -24,6 +26,56 @@ OTHERS = {
     "broken": lambda _: PLAIN._replace(to_weights=broken),
     "plain": lambda _: PLAIN,
 }
+
+
+def of_worst_rows(forward):
+    """One row of all is zeros: 2% of the norm of 2,500 rows."""
+    return lambda *operands: tuple(array.at[3].set(0) for array in forward(*operands))
+
+
+def multiplied_by_zero(to_weights):
+    """Rows of no group enter sums, with a weight of zero: 0 x NaN is NaN."""
+    return lambda rows, *others: to_weights(rows, *others) + 0 * rows.sum()
+
+
+@pytest.mark.parametrize(
+    ("leg", "wrong", "words"),
+    [
+        ("forward", of_worst_rows, "wrong: wrong by 1"),
+        (
+            "to_weights",
+            multiplied_by_zero,
+            "wrong: wrong by inf where groups are empty and rows in none",
+        ),
+    ],
+)
+def test_a_kernel_that_is_wrong_in_few_rows_or_with_some_groups_is_refused(
+    leg, wrong, words, monkeypatch
+):
+    kernel = PLAIN._replace(**{leg: wrong(getattr(PLAIN, leg))})
+    monkeypatch.setattr(tuning, "TRIED", {**tuning.TRIED, "wrong": lambda _: kernel})
+    shape = LegShape(leg, 3000, 5, 64, 64, 1, "float32")
+    found, failures = tuning.measure(shape, ("triton", "wrong"))
+    assert [timing.choice.backend for timing in found] == ["triton"]
+    assert [failure.line() for failure in failures] == [words]
+
+
+def test_every_run_of_a_compiled_kernel_is_watched(monkeypatch):
+    seen = []
+
+    @contextlib.contextmanager
+    def running(choice):
+        seen.append(choice.backend)
+        yield
+        seen.append("ended")
+
+    monkeypatch.setattr(tuning, "TRIED", {**tuning.TRIED, **OTHERS})
+    programs = tuning.compile_choices(SHAPE, ("nan", "broken", "plain"))
+    assert not seen
+    tuning.measure_compiled(programs, running)
+    assert [c.backend for c in programs.by_choice] == ["triton", "nan", "broken", "plain"]
+    checked_timed = ["triton", "nan", "plain"], ["triton", "plain"], ["triton", "plain"]
+    assert seen == [word for each in checked_timed for name in each for word in (name, "ended")]
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cartesian_moe_jax.kernels import by_leg
 from cartesian_moe_jax.models.build import abstract_model
 from cartesian_moe_jax.models.in_use import narrowed
 from cartesian_moe_jax.models.language_model import LanguageModel
@@ -90,6 +91,24 @@ def test_narrow_numbers(router):
     whole = error(read_whole(narrow, TOKENS, LENGTHS, 5))
     for model in (narrow, cast):
         assert 0 < error(read_in_steps(model, TOKENS, LENGTHS, 5)) < 2 * whole < 0.1
+
+
+def test_kernels_are_chosen_by_the_experts_of_one_layer(monkeypatch):
+    """Those of all layers alike lie in one stack, and only one layer's have rows."""
+    shapes = []
+
+    def choose(shape, backends):
+        shapes.append(shape)
+        return choice(shape, backends)
+
+    choice = by_leg.choose
+    monkeypatch.setattr(by_leg, "choose", choose)
+    moe = {"backend": "by_leg", "num_experts": 6, "top_k": 2}
+    config = tiny.model_config(init_std=0.3, num_layers=4, moe=moe)
+    model = tiny.model(config)
+    jax.eval_shape(LanguageModel.prefill, model, jnp.asarray(TOKENS), jnp.asarray(LENGTHS))
+    assert shapes and {shape.experts for shape in shapes} == {6}
+    assert {shape.rows for shape in shapes} == {2 * TOKENS.size}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

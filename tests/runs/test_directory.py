@@ -35,6 +35,41 @@ def test_a_run_may_go_on_with_other_resumable_fields(run):
     assert RunDirectory.checked(run.path, other).path == run.path
 
 
+def test_paths_are_kept_as_absolute_ones(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bpe.json").write_text("{}")
+    (tmp_path / "bytes").write_text("a file that is called as a tokenizer is")
+    data = {"corpus": "0.5*text:a + 0.5*packed:b", "validation_corpus": "text:c/*.jsonl"}
+    config = tiny.config(data={**data, "tokenizer": "bpe.json", "tfds_dir": "~/t"})
+    RunDirectory(tmp_path / "run").begin(config, {"kind": "bytes"})
+    kept = RunDirectory(tmp_path / "run").config().data
+    assert kept.corpus == f"0.5*text:{tmp_path}/a + 0.5*packed:{tmp_path}/b"
+    assert kept.validation_corpus == f"text:{tmp_path}/c/*.jsonl"
+    assert (kept.tokenizer, kept.tfds_dir) == (f"{tmp_path}/bpe.json", "~/t")
+    RunDirectory(tmp_path / "other").begin(tiny.config(), {"kind": "bytes"})
+    assert RunDirectory(tmp_path / "other").config() == tiny.config()
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_text_of_which_a_run_knows_is_kept_once_it_was_trained_on(run, trained):
+    if trained:
+        (run.checkpoints / "5").mkdir(parents=True)
+    other = tiny.config(data={"corpus": "text:/other", "tokenizer": "/gone.json"})
+    assert RunDirectory.checked(run.path, other).newest_step() == (5 if trained else None)
+    run.begin(other, {"kind": "bytes"})
+    own = tiny.config().data
+    expected = (own.corpus, own.tokenizer) if trained else ("text:/other", "/gone.json")
+    assert (run.config().data.corpus, run.config().data.tokenizer) == expected
+
+
+def test_a_finished_run_has_its_own_text(run):
+    run.write_json("result.json", {})
+    other = tiny.config(data={"corpus": "text:/other"})
+    message = message_of(RunDirectory.checked, run.path, other)
+    assert "(data.corpus: 'python_stdlib' -> 'text:/other')" in message
+    RunDirectory.checked(run.path, tiny.config())
+
+
 def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("dear")
     assert f"--workdir={tmp_path}" in message_of(RunDirectory.checked, tmp_path, tiny.config())

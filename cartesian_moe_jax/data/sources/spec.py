@@ -53,7 +53,8 @@ class Packed:
 SOURCES: Mapping[str, Any] = {s.kind: s for s in (PythonStdlib, LocalFiles, Tfds, Packed)}
 OPTIONS = tuple(field.name for field in dataclasses.fields(Options))
 _OPTION = re.compile(r"(\w+)=(.*)")
-_WEIGHT = re.compile(r"\s*([0-9.eE+-]+)\s*\*\s*(.*)")
+PLUS, WEIGHT = re.compile(r"\s\+\s"), re.compile(r"\s*([0-9.eE+-]+)\s*\*\s*(.*)")
+"""Between the sources of a mixture, and before each."""
 
 
 def parse_source(spec: str) -> Any:
@@ -93,12 +94,12 @@ def parse_corpus(spec: str) -> tuple[Component, ...]:
     Raises:
         UserError: a source is wrong, or a weight of a mixture is missing or not positive.
     """
-    parts = re.split(r"\s\+\s", spec)
-    if len(parts) == 1 and not _WEIGHT.fullmatch(spec):
+    parts = re.split(PLUS, spec)
+    if len(parts) == 1 and not WEIGHT.fullmatch(spec):
         return (Component(1.0, parse_source(spec)),)
     components = []
     for part in parts:
-        match = _WEIGHT.fullmatch(part)
+        match = WEIGHT.fullmatch(part)
         weight = _number(match[1]) if match else None
         if weight is None or not 0 < weight < math.inf:
             raise UserError(
