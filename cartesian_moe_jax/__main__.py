@@ -102,12 +102,13 @@ def generate(arguments: argparse.Namespace) -> None:
 
 
 def convert(arguments: argparse.Namespace) -> None:
-    """Write a run's newest checkpoint in the official format, or such a checkpoint as a run."""
+    """Write a run's checkpoint in the official format, or such a checkpoint as a run."""
     from cartesian_moe_jax.interop.convert import convert as convert_folder
     from cartesian_moe_jax.paths import as_path
 
     source, target = as_path(arguments.source), as_path(arguments.to)
-    lines = convert_folder(source, target, tokenizer=arguments.tokenizer, dtype=arguments.dtype)
+    given = {name: getattr(arguments, name) for name in ("step", "tokenizer", "dtype")}
+    lines = convert_folder(source, target, **given)
     print(*lines, sep="\n")
 
 
@@ -229,6 +230,7 @@ def _parser() -> argparse.ArgumentParser:
     verb = add(convert)
     verb.add_argument("--from", dest="source", required=True, help="a run, or an official one")
     verb.add_argument("--to", required=True, help="a folder that is not there yet")
+    verb.add_argument("--step", type=int, help="of a run's checkpoints; the newest if not given")
     verb.add_argument("--tokenizer", default="", help="bytes, or a path, if none lies in --from")
     verb.add_argument("--dtype", default="float32", help="of official tensors; or bfloat16")
     return parser

@@ -178,12 +178,24 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with warm-up and cosine decay, as the authors' earlier trainer sets it."""
+    """AdamW; the defaults, with warm-up and cosine decay, are the authors' earlier trainer's."""
 
     name: str = setting("adamw", "adamw, or sgd (no momentum, no decay: for tests).")
     learning_rate: float = setting(3e-4, "Peak learning rate.", above(0))
+    schedule: str = setting(
+        "cosine",
+        "After the warm-up: cosine or linear (decay until the last step), constant, or wsd "
+        "(constant, then decay over the last decay_steps).",
+        plan=True,
+    )
     final_learning_rate: float = setting(
-        0.0, "At the last step, as a share of the peak.", between(0, 1)
+        0.0,
+        "What a decay ends at behind the last step, as a share of the peak.",
+        between(0, 1),
+        plan=True,
+    )
+    decay_steps: int = setting(
+        0, "Of schedule wsd: the last steps, in which the rate decays.", at_least(0), plan=True
     )
     expert_rate: float = setting(
         1.0, "Multiplies the learning rate of the routed experts' weights.", above(0)
@@ -208,15 +220,24 @@ class OptimizerConfig:
 class TrainingConfig:
     """The run."""
 
-    steps: int = setting(100_000, "Optimizer steps.", at_least(1))
+    steps: int = setting(100_000, "Optimizer steps.", at_least(1), plan=True)
     batch_size: int = setting(1024, "Sequences per optimizer step, on all devices.", at_least(1))
     accumulate: int = setting(
         1, "Microbatches whose gradients are averaged in one step.", at_least(1)
     )
     seed: int = setting(0, "Of initial weights and data order.", between(0, 2**32 - 1))
+    initial: str = setting(
+        "",
+        "Parameters to begin with, DIR or DIR@STEP: of a run (its newest checkpoint, or that of a "
+        "step), or of a checkpoint in the official format; empty: drawn from the seed.",
+    )
     log_every: int = setting(10, "Steps between records of metrics.", at_least(1), resumable=True)
     checkpoint_every: int = setting(
-        1000, "Steps between checkpoints; the last step has one.", at_least(1), resumable=True
+        1000,
+        "Steps between checkpoints; the last step has one, and the last before the decay of "
+        "schedule wsd, which is kept.",
+        at_least(1),
+        resumable=True,
     )
     keep_checkpoints: int = setting(2, "Newest checkpoints kept.", at_least(1), resumable=True)
     compilation_cache: str = setting(

@@ -59,12 +59,20 @@ def span() -> Check:
 anything = Check(lambda v: True, "anything")
 
 
-def setting(default: Any, meaning: str, check: Check = anything, *, resumable: bool = False) -> Any:
+def setting(
+    default: Any,
+    meaning: str,
+    check: Check = anything,
+    *,
+    resumable: bool = False,
+    plan: bool = False,
+) -> Any:
     """Declare a field: its default, meaning (with unit) and check.
 
-    ``resumable``: an existing run may be continued with another value.
+    ``resumable``: an existing run may be continued with another value. ``plan``: it may where
+    that says nothing else of the steps taken, which training/prolonging.py decides.
     """
-    metadata = {"meaning": meaning, "check": check, "resumable": resumable}
+    metadata = {"meaning": meaning, "check": check, "resumable": resumable, "plan": plan}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -112,14 +120,17 @@ def _as_type(kind: Any, value: Any, name: str) -> Any:
     return value
 
 
-def differences(first: Any, second: Any, path: str = "") -> list[str]:
-    """List the fields that are not ``resumable`` and differ, as ``model.d_model: 128 -> 256``."""
+def differences(first: Any, second: Any, path: str = "", *, plan: bool = False) -> list[str]:
+    """List the fields that are not ``resumable`` and differ, as ``model.d_model: 128 -> 256``.
+
+    Those of the plan are listed alone where ``plan`` is true, else left out.
+    """
     lines = []
     for field in dataclasses.fields(first):
         a, b = getattr(first, field.name), getattr(second, field.name)
         if dataclasses.is_dataclass(a):
-            lines += differences(a, b, f"{path}{field.name}.")
-        elif a != b and not field.metadata["resumable"]:
+            lines += differences(a, b, f"{path}{field.name}.", plan=plan)
+        elif a != b and not field.metadata["resumable"] and field.metadata["plan"] == plan:
             lines.append(f"{path}{field.name}: {a!r} -> {b!r}")
     return lines
 

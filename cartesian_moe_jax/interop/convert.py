@@ -26,18 +26,26 @@ EVALUATION_BATCH = 8
 
 
 def convert(
-    source: AnyPath, target: AnyPath, *, tokenizer: str = "", dtype: str = "float32"
+    source: AnyPath,
+    target: AnyPath,
+    *,
+    step: int | None = None,
+    tokenizer: str = "",
+    dtype: str = "float32",
 ) -> list[str]:
     """Convert the checkpoint in ``source`` to the other format, and return lines that say so.
 
-    ``tokenizer`` is for an official checkpoint that has none beside it; ``dtype`` is that of
-    official tensors. Raises UserError if either folder, the config or the tensors do not allow it.
+    ``step`` chooses one of a run, the newest if None. ``tokenizer`` is for an official checkpoint
+    that has none beside it; ``dtype`` is that of official tensors.
+    Raises UserError if either folder, the config or the tensors do not allow it.
     """
     if is_official(source):
+        if step:
+            raise UserError(f"--step={step} is not allowed: {source} holds one, of step 0")
         return _to_run(source, target, tokenizer)
     if tokenizer:
         raise UserError(f"--tokenizer={tokenizer} is not allowed: the run {source} has its own")
-    return _to_official(source, target, dtype)
+    return _to_official(source, target, step, dtype)
 
 
 def _to_run(source: Path, target: AnyPath, setting: str) -> list[str]:
@@ -59,18 +67,19 @@ def _to_run(source: Path, target: AnyPath, setting: str) -> list[str]:
         write_run(run, config, parameters, tokenizer.description(), source=str(source))
     return [
         f"{target}: a run of {_count(parameters)} parameters, to evaluate and to load; training "
-        "cannot continue it, since the official format has no optimizer state"
+        "cannot continue it, since the official format has no optimizer state, but "
+        f"config.training.initial={target} begins another run with its parameters"
     ]
 
 
-def _to_official(source: AnyPath, target: AnyPath, dtype: str) -> list[str]:
+def _to_official(source: AnyPath, target: AnyPath, step: int | None, dtype: str) -> list[str]:
     if is_remote(target):
         raise UserError(f"--to={target} is not allowed: official checkpoints are local folders")
     if dtype not in DTYPES:
         raise UserError(f"--dtype={dtype} is not allowed: one of {', '.join(DTYPES)}")
     run = RunDirectory.of_existing(source)
     with whole_folder(target) as folder:
-        config, parameters, step = load_run(run)
+        config, parameters, step = load_run(run, step)
         tokenizer = build_tokenizer(run.read_json("tokenizer.json"))
         end_of_text = tokenizer.end_of_text
         write_model(folder, config, parameters, dtype=dtype, end_of_text=end_of_text)

@@ -1,8 +1,9 @@
 """A model in the official implementation's format: config.json beside safetensors files."""
 
+import contextlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from cartesian_moe_jax.interop.safetensors_files import (
     write_tensors,
 )
 from cartesian_moe_jax.models.build import abstract_model, abstract_parameters
+from cartesian_moe_jax.models.parameters import named_parameters
 from cartesian_moe_jax.parallel.layouts import LAYOUTS
 from cartesian_moe_jax.paths import AnyPath, is_remote, reported
+from cartesian_moe_jax.runs.checkpoints import require_fit
 from cartesian_moe_jax.runs.parameters import Parameters
 
 TABLE = "model.router_tokens.weight"
@@ -48,16 +51,24 @@ def read_model(folder: Path, mesh: Mesh) -> tuple[Config, Parameters]:
     One parameter after the other is put together, so little more than the model is in memory.
     Raises UserError if the config is not ours to run, or the tensors are not those of the config.
     """
-    file, layout = folder / "config.json", LAYOUTS["data"]
-    with TensorFiles(folder) as tensors:
-        has_table = TABLE in tensors.shapes
-        config = read_official(_read_json(file), has_table=has_table, where=str(file))
-        wanted = abstract_parameters(abstract_model(config.model, layout), layout, mesh)
-        _check_fit(tensors, wanted, config.model)
-        return config, {
-            name: _put_together(name, shape, tensors, config.model)
-            for name, shape in wanted.items()
-        }
+    with _opened(folder) as (config, tensors):
+        model = abstract_model(config.model, LAYOUTS["data"])
+        wanted = abstract_parameters(model, LAYOUTS["data"], mesh)
+        return config, _parameters(tensors, wanted, config.model)
+
+
+def check_official(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> Config:
+    """Return the config of a checkpoint; raises UserError unless its parameters are ``wanted``."""
+    with _opened(folder) as (config, _):
+        theirs = named_parameters(abstract_model(config.model, LAYOUTS["data"]))
+        require_fit(str(folder), theirs, wanted)
+        return config
+
+
+def read_parameters(folder: Path, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> Parameters:
+    """Read the parameters of a checkpoint that fits, laid out as ``wanted`` says."""
+    with _opened(folder) as (config, tensors):
+        return _parameters(tensors, wanted, config.model)
 
 
 def write_model(
@@ -83,6 +94,23 @@ def write_model(
         (folder / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[tuple[Config, TensorFiles]]:
+    """Yield the config and the tensors, which fit each other."""
+    file, layout = folder / "config.json", LAYOUTS["data"]
+    with TensorFiles(folder) as tensors:
+        has_table = TABLE in tensors.shapes
+        config = read_official(_read_json(file), has_table=has_table, where=str(file))
+        _check_fit(tensors, named_parameters(abstract_model(config.model, layout)), config.model)
+        yield config, tensors
+
+
+def _parameters(
+    tensors: TensorFiles, wanted: Mapping[str, jax.ShapeDtypeStruct], model: ModelConfig
+) -> Parameters:
+    return {name: _put_together(name, shape, tensors, model) for name, shape in wanted.items()}
+
+
 def _put_together(
     name: str, shape: jax.ShapeDtypeStruct, tensors: TensorFiles, model: ModelConfig
 ) -> Float[Array, "..."]:
@@ -90,7 +118,8 @@ def _put_together(
     parameter = np.empty(shape.shape, shape.dtype)
     for piece in pieces(name, shape.shape, model):
         parameter[piece.index] = piece.to_ours(tensors.read(piece.name))
-    return jax.device_put(parameter, shape.sharding)
+    # Each device takes its part; those of other processes are theirs to fill.
+    return jax.make_array_from_callback(shape.shape, shape.sharding, lambda part: parameter[part])
 
 
 def _check_fit(

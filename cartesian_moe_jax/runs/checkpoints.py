@@ -1,7 +1,7 @@
 """Orbax checkpoints: asynchronous, complete or absent, checked before they are read."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,14 +18,30 @@ CHECKSUMS = "checksums"
 
 
 class Checkpoints:
-    """The checkpoints of one run. Use as a context: leaving it waits for the last save."""
+    """The checkpoints of one run. Use as a context: leaving it waits for the last save.
 
-    def __init__(self, folder: AnyPath, keep: int = 1, *, read_only: bool = False):
+    The newest ``keep`` are kept, and those of the steps ``always``.
+    """
+
+    def __init__(
+        self,
+        folder: AnyPath,
+        keep: int = 1,
+        *,
+        always: Sequence[int] = (),
+        read_only: bool = False,
+    ):
         self.folder = absolute(folder)
+        kept = ocp.checkpoint_managers.AnyPreservationPolicy(
+            [
+                ocp.checkpoint_managers.LatestN(None if read_only else keep),
+                ocp.checkpoint_managers.CustomSteps(always),
+            ]
+        )
         handlers = {name: ocp.StandardCheckpointHandler() for name in ARRAYS}
         # Not Orbax's own read_only: it warns at every start.
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=None if read_only else keep,
+            preservation_policy=kept,
             create=not read_only,
             cleanup_tmp_directories=not read_only,
         )
@@ -45,13 +61,17 @@ class Checkpoints:
         with contextlib.suppress(Exception):  # it was reported by wait(), or is about to be
             self._manager.close()
 
+    def steps(self) -> list[int]:
+        """Return the steps of all complete checkpoints, in rising order."""
+        return sorted(self._manager.all_steps())
+
     def newest(self) -> int | None:
         """Return the step of the newest complete checkpoint, or None."""
         return self._manager.latest_step()
 
     def choose(self, step: int | None) -> int:
         """Return ``step``, or the newest for None; raises UserError if it is not there."""
-        steps = sorted(self._manager.all_steps())
+        steps = self.steps()
         if not steps:
             raise UserError(f"{self.folder} holds no complete checkpoint")
         if step is not None and step not in steps:
@@ -86,7 +106,7 @@ class Checkpoints:
         arrays = {n: ocp.args.StandardRestore(flat_names(t)) for n, t in abstract.items()}
         args = ocp.args.Composite(**arrays, progress=ocp.args.JsonRestore())
         try:
-            self._check_fit(step, abstract)
+            self.check_fit(step, abstract)
             restored = self._manager.restore(step, args=args)
         except UserError:
             raise
@@ -107,18 +127,14 @@ class Checkpoints:
         hint = "" if older is None else f"{hint}{folder} the run continues from it"
         return UserError(f"checkpoint {folder} cannot be read: {reason}{hint}")
 
-    def _check_fit(self, step: int, abstract: Mapping[str, Any]) -> None:
+    def check_fit(self, step: int, abstract: Mapping[str, Any]) -> None:
+        """Raise UserError that names the arrays of items which are missing, extra or misshapen."""
         metadata = self._manager.item_metadata(step)
+        checkpoint = f"checkpoint {self.folder / str(step)}"
         for item, tree in abstract.items():
             if metadata.get(item) is None:
                 raise self._unreadable(step, f"it holds no {item}")
-            stored = {name: _kind(value) for name, value in metadata[item].items()}
-            wanted = {name: _kind(value) for name, value in flat_names(tree).items()}
-            if lines := _mismatches(stored, wanted):
-                raise UserError(
-                    f"checkpoint {self.folder / str(step)} does not fit the config: "
-                    f"{'; '.join(lines[:6])}{f'; and {len(lines) - 6} more' * (len(lines) > 6)}"
-                )
+            require_fit(checkpoint, dict(metadata[item].items()), flat_names(tree))
 
     @contextlib.contextmanager
     def _reported(self) -> Iterator[None]:
@@ -142,6 +158,17 @@ def flat_names(tree: Any) -> dict[str, Any]:
 def unflatten_names(named: Mapping[str, Any], like: Any) -> Any:
     """Undo ``flat_names`` for a tree of the structure of ``like``."""
     return jax.tree.unflatten(jax.tree.structure(like), [named[name] for name in flat_names(like)])
+
+
+def require_fit(where: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise UserError that names the arrays, by shape and dtype, that are not as they must be."""
+    lines = _mismatches(
+        {name: _kind(value) for name, value in stored.items()},
+        {name: _kind(value) for name, value in wanted.items()},
+    )
+    if lines:
+        more = f"; and {len(lines) - 6} more" * (len(lines) > 6)
+        raise UserError(f"{where} does not fit the config: {'; '.join(lines[:6])}{more}")
 
 
 def _kind(value: Any) -> str:

@@ -5,7 +5,7 @@ tokenizer.json   how text became tokens
 checkpoints/     Orbax: parameters, optimizer, progress; one folder per step
 metrics.jsonl    one JSON object per record; in an object store, parts: metrics/STEP.jsonl
 tensorboard/     the same numbers for TensorBoard
-result.json      written at the end
+result.json      written at the end; result_STEP.json, at an end that the run went on from
 .lock            there while a process trains: two are too many
 """
 
@@ -21,6 +21,7 @@ from cartesian_moe_jax.paths import (
     entries,
     is_file,
     is_remote,
+    remove,
     reported,
     scheme_of,
     write_atomically,
@@ -52,8 +53,9 @@ class RunDirectory:
         """Return the run in ``path``, there or yet to be; nothing is written.
 
         Raises UserError if the folder holds a run of another config (naming the fields that
-        differ) or files of something else. Where the text lies may differ: that of a checkpoint
-        is compared before training goes on, by its hash. Of a finished run nothing is read again.
+        differ) or files of something else. Fields of the plan may differ: training decides.
+        Where the text lies may differ: that of a checkpoint is compared before training goes on,
+        by its hash. Of a finished run nothing is read again.
         """
         run = cls(path)
         if run.has("config.json"):
@@ -73,9 +75,12 @@ class RunDirectory:
     def begin(self, config: Config, tokenizer: dict[str, Any]) -> None:
         """Make the folder, and write the config and the tokenizer's description.
 
-        Local paths are kept as absolute ones, for whoever reads them from elsewhere.
+        Local paths are kept as absolute ones, for whoever reads them from elsewhere. A result
+        that is there, of an end that the run goes on from, gets another name.
         """
         self.make()
+        if self.has("result.json"):
+            self._put_result_aside()
         config = with_absolute_paths(config)
         if self.has("config.json") and self.newest_step() is not None:
             config = with_text_of(config, self.config())
@@ -116,6 +121,11 @@ class RunDirectory:
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Write a JSON file whole or not at all; numbers that are not finite become null."""
         write_atomically(self.path / name, json_text(value, indent=1) + "\n")
+
+    def _put_result_aside(self) -> None:
+        result = self.read_json("result.json")
+        self.write_json(f"result_{result['steps']}.json", result)
+        remove(self.path / "result.json")
 
     def make(self) -> None:
         """Make the folder, if it is not there."""

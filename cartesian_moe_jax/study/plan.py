@@ -71,18 +71,21 @@ def run_config(config: Config, run: Run) -> Config:
     """Return what a run trains; ``config`` is the study's, with the vocabulary's size.
 
     Its rates are those of the run, which hold what the variant names (``grid_of``).
-    Runs that tune are as long as ``study.tuning_steps`` says, their warm-up a like share of it.
+    Runs that tune are as long as ``study.tuning_steps`` says, warm-up and decay a like share of it.
     Raises UserError for a variant that cannot be.
     """
     c = variant_config(config, run.variant)
     steps = c.training.steps
     if run.purpose == TUNING:
         steps = config.study.tuning_steps or steps
+    warmup, decay = c.optimizer.warmup_steps, c.optimizer.decay_steps
     optimizer = dataclasses.replace(
         c.optimizer,
         learning_rate=run.rates.learning_rate,
         expert_rate=run.rates.expert_rate,
-        warmup_steps=round(c.optimizer.warmup_steps * steps / c.training.steps),
+        warmup_steps=round(warmup * steps / c.training.steps),
+        # Not rounded up, or both together may be longer than the run.
+        decay_steps=max(decay * steps // c.training.steps, min(decay, 1)),
     )
     return dataclasses.replace(
         c,

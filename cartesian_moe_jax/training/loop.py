@@ -22,10 +22,13 @@ from cartesian_moe_jax.runs.compilation_cache import use_compilation_cache
 from cartesian_moe_jax.runs.directory import RunDirectory
 from cartesian_moe_jax.runs.together import begin, held, require_one_run
 from cartesian_moe_jax.training.divergence import require_finite_state, require_finite_validation
+from cartesian_moe_jax.training.initial import Initial
 from cartesian_moe_jax.training.interruption import StopRequest
 from cartesian_moe_jax.training.notes import notes
+from cartesian_moe_jax.training.prolonging import has_new_plan, kept_steps
 from cartesian_moe_jax.training.recorder import Recorder
 from cartesian_moe_jax.training.result import make_result
+from cartesian_moe_jax.training.schedule import fork_steps
 from cartesian_moe_jax.training.state import TrainState
 from cartesian_moe_jax.training.trainer import Trainer, check_trainable
 
@@ -57,27 +60,35 @@ def train(config: Config, workdir: AnyPath, data: PreparedData | None = None) ->
         config = with_vocabulary(config, tokenizer.vocab_size)
         run = RunDirectory.checked(workdir, config)
     require_one_run(run, config)
-    if run.has("result.json"):
+    with agreed():
+        goes_on = has_new_plan(run, config)
+    if run.has("result.json") and not goes_on:
         return Outcome(run.read_json("result.json"), was_done=True)
 
     with agreed():
         check_trainable(config)
+        initial = initial_of(config, tokenizer, run)
+    require_same(
+        f"{initial and initial.step}", "the newest step of config.training.initial differs"
+    )
+    with agreed():
         trainer = Trainer(config, data or prepare(config, tokenizer))
     require_same(trainer.data.content_hash[:12], "config.data.corpus has several contents")
     with held(run):
         begin(run, config, tokenizer.description())
-        return _train_on(run, trainer)
+        return _train_on(run, trainer, initial)
 
 
-def _train_on(run: RunDirectory, trainer: Trainer) -> Outcome:
+def _train_on(run: RunDirectory, trainer: Trainer, initial: Initial | None) -> Outcome:
     """Train from the newest checkpoint, or the start, to the end or a signal."""
     config = trainer.config
+    forks = fork_steps(config.optimizer, config.training.steps)
     with (
         jax.set_mesh(trainer.mesh),
         StopRequest() as stop,
-        Checkpoints(run.checkpoints, config.training.keep_checkpoints) as checkpoints,
+        Checkpoints(run.checkpoints, config.training.keep_checkpoints, always=forks) as checkpoints,
     ):
-        state, past = resume_or_create(trainer, checkpoints)
+        state, past = resume_or_create(trainer, checkpoints, initial)
         with Recorder(trainer, run, int(state.step), writes=is_first()) as recorder:
             state = run_steps(trainer, state, past, checkpoints, recorder, stop)
             if int(state.step) < config.training.steps:
@@ -87,6 +98,7 @@ def _train_on(run: RunDirectory, trainer: Trainer) -> Outcome:
             require_finite_validation(validation.mean.loss, checkpoints)
             seconds = past["training_seconds"] + recorder.speed.seconds
             result = make_result(trainer, state.parameters, validation, recorder.speed, seconds)
+            result["initial"] = past.get("initial")
             # Last: a run that is cut short before records it when it goes on, and once.
             recorder.validation(config.training.steps, validation)
     if is_first():
@@ -123,18 +135,33 @@ def prepare(config: Config, tokenizer: Tokenizer) -> PreparedData:
     return data
 
 
+def initial_of(config: Config, tokenizer: Tokenizer, run: RunDirectory) -> Initial | None:
+    """Return what a run begins with; None: its seed, or the checkpoint that it has."""
+    if not config.training.initial or kept_steps(run):
+        return None
+    initial = Initial(config, tokenizer)
+    say("\n".join(initial.lines()), error=True)
+    return initial
+
+
 def resume_or_create(
-    trainer: Trainer, checkpoints: Checkpoints
+    trainer: Trainer, checkpoints: Checkpoints, initial: Initial | None = None
 ) -> tuple[TrainState, dict[str, Any]]:
     """Return the state of the newest checkpoint, or a new one, and the progress until then.
 
-    ``data_position`` is the number of global batches taken, ``training_seconds`` the time.
+    ``data_position`` is the number of global batches taken, ``training_seconds`` the time, and
+    ``initial`` says which parameters the run began with.
     """
     newest = checkpoints.newest()
-    if newest is None:
-        return trainer.create_state(), {"data_position": 0, "training_seconds": 0.0}
     with agreed():
-        return trainer.restore_state(checkpoints, newest)
+        if newest is not None:
+            return trainer.restore_state(checkpoints, newest)
+        if initial is not None:
+            state = trainer.create_state_of(initial.read(trainer.abstract.parameters))
+        else:
+            state = trainer.create_state()
+    facts = initial and initial.facts
+    return state, {"data_position": 0, "training_seconds": 0.0, "initial": facts}
 
 
 def run_steps(
@@ -152,6 +179,7 @@ def run_steps(
     """
     config = trainer.config
     first, last = int(state.step), config.training.steps
+    due = {last, *fork_steps(config.optimizer, last)}
     batches = trainer.batches(past["data_position"])
     for step in range(first + 1, last + 1):
         recorder.before(step, state)
@@ -163,13 +191,14 @@ def run_steps(
             recorder.speed.pause()
             recorder.validation(step, trainer.evaluator.perplexity(state.parameters))
         stopping = stop.is_due(step)
-        if stopping or step == last or _is_due(step, config.training.checkpoint_every):
+        if stopping or step in due or _is_due(step, config.training.checkpoint_every):
             require_finite_state(state, checkpoints)
             progress = {
                 "data_position": batches.position,
                 "data_hash": trainer.data.content_hash,
                 "tokenizer": trainer.data.tokenizer.identity(),
                 "training_seconds": past["training_seconds"] + recorder.speed.seconds,
+                "initial": past.get("initial"),
             }
             recorder.flush()
             checkpoints.save(step, {name: getattr(state, name) for name in ARRAYS}, progress)

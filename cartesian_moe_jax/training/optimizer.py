@@ -1,4 +1,4 @@
-"""The optimizer: clip, then AdamW with warm-up and cosine decay."""
+"""The optimizer: clip, then AdamW by the schedule of the learning rate."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,7 +8,8 @@ import optax
 from jaxtyping import Array, ArrayLike, Float
 
 from cartesian_moe_jax.config import OptimizerConfig
-from cartesian_moe_jax.errors import UserError, lookup
+from cartesian_moe_jax.errors import lookup
+from cartesian_moe_jax.training.schedule import learning_rate_schedule
 
 Updates = Mapping[str, Float[Array, "..."]]
 
@@ -24,29 +25,6 @@ class Rates(NamedTuple):
     def of(cls, config: OptimizerConfig) -> "Rates":
         """Return those that a config names."""
         return cls(np.float32(config.learning_rate), np.float32(config.expert_rate))
-
-
-def learning_rate_schedule(
-    config: OptimizerConfig, steps: int, peak: Float[ArrayLike, ""] | None = None
-) -> optax.Schedule:
-    """Linear from 0 to the peak in warmup_steps, then a cosine to the final rate at ``steps``.
-
-    ``peak`` is in place of the config's.
-    """
-    if config.warmup_steps >= steps:
-        raise UserError(
-            f"config.optimizer.warmup_steps={config.warmup_steps} is not allowed: "
-            f"below config.training.steps={steps}"
-        )
-    of_peak = optax.warmup_cosine_decay_schedule(
-        init_value=0.0 if config.warmup_steps else 1.0,
-        peak_value=1.0,
-        warmup_steps=config.warmup_steps,
-        decay_steps=steps,
-        end_value=config.final_learning_rate,
-    )
-    peak = config.learning_rate if peak is None else peak
-    return lambda count: peak * of_peak(count)
 
 
 def is_decayed(name: str) -> bool:

@@ -7,9 +7,9 @@ from cartesian_moe_jax.models.feed_forwards import moe_layers
 from cartesian_moe_jax.runs.directory import RunDirectory
 from cartesian_moe_jax.runs.metrics_log import NoMetrics, open_metrics
 from cartesian_moe_jax.training.metrics import step_metrics
-from cartesian_moe_jax.training.optimizer import learning_rate_schedule
 from cartesian_moe_jax.training.profiler import Profiler
 from cartesian_moe_jax.training.progress import Progress
+from cartesian_moe_jax.training.schedule import learning_rate_schedule
 from cartesian_moe_jax.training.speed import Speedometer
 from cartesian_moe_jax.training.state import TrainState
 from cartesian_moe_jax.training.step import StepReport

@@ -35,7 +35,13 @@ def init_state(
     seed: int | UInt32[Array, ""],
 ) -> TrainState:
     """Return the state before the first step."""
-    parameters = named_parameters(build_model(config, layout, seed))
+    return first_state(named_parameters(build_model(config, layout, seed)), optimizer)
+
+
+def first_state(
+    parameters: dict[str, Float[Array, "..."]], optimizer: optax.GradientTransformation
+) -> TrainState:
+    """Return the state before the first step that moves these parameters."""
     none = jnp.zeros((), jnp.int32)
     return TrainState(none, parameters, optimizer.init(trainable(parameters)), none)
 

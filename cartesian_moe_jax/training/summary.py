@@ -17,6 +17,7 @@ def summary(result: dict[str, Any], workdir: AnyPath) -> str:
         f"model        {total / 1e6:.2f} M parameters, {active / 1e6:.2f} M active per token",
         f"trained on   {result['tokens'] / 1e6:.2f} M tokens of "
         f"{_shortened(result['data']['corpus'])} in {result['training_seconds']:.0f} s",
+        *_beginning(result),
         f"validation   perplexity {validation['perplexity']:.3f} per token, "
         f"{validation['bits_per_byte']:.3f} bits per byte",
     ]
@@ -43,6 +44,11 @@ def _python() -> str:
     """Return how to call this interpreter from the current folder."""
     executable, here = Path(sys.executable), Path.cwd()
     return str(executable.relative_to(here)) if executable.is_relative_to(here) else "python"
+
+
+def _beginning(result: dict[str, Any]) -> list[str]:
+    initial = result.get("initial")
+    return [f"begun with   step {initial['step']} of {initial['from']}"] if initial else []
 
 
 def _shortened(corpus: str) -> str:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from cartesian_moe_jax.compiler_options import train_step_options
 from cartesian_moe_jax.config import Config
@@ -24,7 +24,12 @@ from cartesian_moe_jax.parallel.layouts import Layout, layout_of
 from cartesian_moe_jax.parallel.mesh import batch_parts, batch_shares
 from cartesian_moe_jax.runs.checkpoints import ARRAYS, Checkpoints
 from cartesian_moe_jax.training.optimizer import Rates, make_optimizer
-from cartesian_moe_jax.training.state import TrainState, abstract_state, make_create_state
+from cartesian_moe_jax.training.state import (
+    TrainState,
+    abstract_state,
+    first_state,
+    make_create_state,
+)
 from cartesian_moe_jax.training.step import StepReport, make_train_step
 
 
@@ -69,6 +74,15 @@ class Trainer:
     def create_state(self) -> TrainState:
         """Return the state before the first step, every leaf where it belongs."""
         return self.jitted_create_state(self.seed)
+
+    def create_state_of(self, parameters: dict[str, Float[Array, "..."]]) -> TrainState:
+        """Return the state before the first step that moves these parameters, which are used up."""
+        create = jax.jit(
+            lambda given: first_state(given, self.optimizer),
+            donate_argnums=0,
+            out_shardings=jax.tree.map(lambda leaf: leaf.sharding, self.abstract),
+        )
+        return create(parameters)
 
     def restore_state(
         self, checkpoints: Checkpoints, step: int

@@ -60,6 +60,25 @@ def test_a_trained_run_comes_back_bit_by_bit(finished_run, tmp_path, capsys):
     assert first.generate("def ", 4, 0.0) == second.generate("def ", 4, 0.0)
 
 
+def test_a_checkpoint_of_a_run_is_chosen(tmp_path, capsys):
+    config = tiny.config()
+    run = RunDirectory(tmp_path / "run")
+    run.begin(config, resolve_tokenizer("bytes").description())
+    models = {step: tiny.model(config.model, seed=step) for step in (3, 5)}
+    with Checkpoints(run.checkpoints, keep=2) as checkpoints:
+        for step, model in models.items():
+            checkpoints.save(step, {"parameters": named_parameters(model)}, {})
+    for step, more in {3: ["--step=3"], 5: []}.items():
+        convert(run.path, tmp_path / f"of_{step}", *more)
+        assert f"step {step} of {run.path}" in capsys.readouterr().out
+        head = cmoe.load(tmp_path / f"of_{step}").model.head[...]
+        np.testing.assert_array_equal(head, models[step].head[...])
+    message = message_of(convert, run.path, tmp_path / "of_4", "--step=4")
+    assert message.endswith("there are 3, 5")
+    message = message_of(convert, tmp_path / "of_3", tmp_path / "back", "--step=3")
+    assert message.startswith("--step=3 is not allowed: ")
+
+
 def test_a_converted_run_is_evaluated_like_any_other(finished_run, tmp_path):
     convert(finished_run.workdir, tmp_path / "theirs")
     convert(tmp_path / "theirs", tmp_path / "again", "--tokenizer=bytes")

@@ -73,6 +73,14 @@ def test_arrays_and_progress_come_back(folder):
     assert progress == {"training_seconds": 3.0}
 
 
+def test_some_are_kept_however_old(tmp_path):
+    with Checkpoints(tmp_path, keep=1, always=(2, 9)) as checkpoints:
+        for step in (1, 2, 3, 4):
+            checkpoints.save(step, ITEMS, {})
+    with Checkpoints(tmp_path, read_only=True) as checkpoints:
+        assert checkpoints.steps() == [2, 4]
+
+
 def test_only_the_newest_are_kept_and_chosen_from(folder):
     with Checkpoints(folder, read_only=True) as checkpoints:
         assert checkpoints.newest() == checkpoints.choose(None) == 3

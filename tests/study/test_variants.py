@@ -13,6 +13,7 @@ from cartesian_moe_jax.study.plan import (
     given_rates,
     require_untouched_rates,
     run_config,
+    tuning_run,
 )
 from cartesian_moe_jax.study.tuning import Given, Rates
 from cartesian_moe_jax.study.variants import Variant, bases_of, parse_variants, variant_config
@@ -82,6 +83,21 @@ def test_a_width_that_is_named_is_kept():
 def test_what_is_not_of_the_model_can_be_changed_too():
     assert of("cartesian+optimizer.expert_rate=2").optimizer.expert_rate == 2
     assert of("cartesian+model.moe.shared_expert=false").model.moe.shared_expert is False
+
+
+@pytest.mark.parametrize("tuning_steps, warmup, decay", [(0, 6, 5), (5, 2, 2), (1, 0, 1)])
+def test_runs_that_tune_warm_up_and_decay_for_a_like_share(tuning_steps, warmup, decay):
+    config = plain()
+    fields = {"schedule": "wsd", "warmup_steps": 6, "decay_steps": 5}
+    config = dataclasses.replace(
+        config,
+        optimizer=dataclasses.replace(config.optimizer, **fields),
+        training=dataclasses.replace(config.training, steps=12),
+        study=dataclasses.replace(config.study, tuning_steps=tuning_steps),
+    )
+    run = tuning_run(config.study, parse_variants("cartesian")[0], Rates(0.004))
+    optimizer = run_config(config, run).optimizer
+    assert (optimizer.warmup_steps, optimizer.decay_steps) == (warmup, decay)
 
 
 @pytest.mark.parametrize("name, experts", [("cartesian", 2.0), ("dense_stacked", 1.0)])

@@ -1,4 +1,4 @@
-"""Schedule, decay mask and one step, against numbers worked out by hand."""
+"""Decay mask and one step, against numbers worked out by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,6 @@ from cartesian_moe_jax.parallel.layouts import LAYOUTS
 from cartesian_moe_jax.training.optimizer import (
     Rates,
     is_decayed,
-    learning_rate_schedule,
     make_optimizer,
 )
 from tests import tiny
@@ -33,25 +32,6 @@ def after(optimizer, value, gradients, name="embedding"):
         updates, state = optimizer.update({name: jnp.asarray(gradient)}, state, parameters)
         parameters = jax.tree.map(jnp.add, parameters, updates)
     return float(parameters[name])
-
-
-def test_linear_warmup_then_cosine():
-    config = OptimizerConfig(learning_rate=1e-3, final_learning_rate=0.1, warmup_steps=10)
-    rate = learning_rate_schedule(config, steps=110)
-    at = {0: 0.0, 5: 5e-4, 10: 1e-3, 35: None, 60: 5.5e-4, 110: 1e-4}
-    at[35] = 1e-4 + 9e-4 * (1 + np.cos(np.pi / 4)) / 2
-    np.testing.assert_allclose([rate(step) for step in at], list(at.values()), rtol=1e-5)
-
-
-def test_without_warmup_the_first_step_has_the_peak_rate():
-    rate = learning_rate_schedule(OptimizerConfig(learning_rate=1e-3, warmup_steps=0), steps=10)
-    np.testing.assert_allclose([rate(0), rate(5), rate(10)], [1e-3, 5e-4, 0], atol=1e-9)
-
-
-@pytest.mark.parametrize("warmup", [10, 11])
-def test_warmup_as_long_as_the_run_is_an_error(warmup):
-    with pytest.raises(UserError, match=rf"warmup_steps={warmup} .*below config.training.steps=10"):
-        make_optimizer(OptimizerConfig(warmup_steps=warmup), steps=10)
 
 
 def test_unknown_optimizer_is_an_error():
