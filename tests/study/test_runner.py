@@ -146,7 +146,8 @@ def test_all_methods_see_the_same_data_and_the_seeds_other_data(finished):
     first = {}
     for record in finished.records.values():
         if record.purpose == COMPARISON:
-            losses = [r["loss"] for r in run_metrics(finished.workdir / "runs" / record.folder)]
+            run = finished.workdir / "runs" / record.folder
+            losses = [r["loss"] for r in run_metrics(run) if "loss" in r]
             first.setdefault(record.seed, []).append(losses[0])
     for losses in first.values():
         assert max(losses) - min(losses) < 0.1

@@ -30,7 +30,8 @@ def keep_until(workdir, step):
 @pytest.mark.long
 def test_a_run_continues_on_other_meshes_layouts_and_processes(finished_run, tmp_path):
     workdir = tmp_path / "run"
-    expected = {r["step"]: r["loss"] for r in read_metrics(finished_run.workdir / "metrics.jsonl")}
+    theirs = read_metrics(finished_run.workdir / "metrics.jsonl")
+    expected = {r["step"]: r["loss"] for r in theirs if "loss" in r}
     often = [f"--config.training.checkpoint_every={STEPS}", "--config.training.keep_checkpoints=9"]
     for link, (count, devices, parallel) in enumerate(CHAIN):
         if link:
