@@ -1,5 +1,6 @@
 """A model, a corpus and a config small enough for tests."""
 
+import copy
 import dataclasses
 import functools
 
@@ -43,7 +44,7 @@ def merged(first, second):
 
 def values(tmp_path=None, **sections):
     """The tiny config as nested dicts; with tmp_path, on a corpus that is written there."""
-    all_values = merged(VALUES, sections)
+    all_values = copy.deepcopy(merged(VALUES, sections))  # to be changed as one likes
     if tmp_path is not None:
         corpus = tmp_path / "corpus.txt"
         if not corpus.exists():

@@ -94,7 +94,7 @@ def test_training_does_not_continue_a_converted_run(tmp_path):
     convert(tmp_path / "theirs", tmp_path / "run", "--tokenizer=bytes")
     with Checkpoints(tmp_path / "run/checkpoints", read_only=True) as checkpoints:
         message = message_of(checkpoints.restore, 0, {"optimizer": {}})
-    assert message.endswith("run/checkpoints/0 holds no optimizer")
+    assert message.endswith("run/checkpoints/0 cannot be read: it holds no optimizer")
 
 
 def test_the_files_of_tokenizers_travel(tmp_path):
