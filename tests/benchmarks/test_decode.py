@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from benchmarks.decode import measure, next_token_case, table_rows, writing_model
 from cartesian_moe_jax.models.parameters import named_parameters
@@ -28,6 +29,7 @@ def test_weights_are_those_of_writing():
     assert dtypes["head"] == jnp.bfloat16 and dtypes["norm/gain"] == jnp.float32
 
 
+@pytest.mark.long
 def test_the_table_compares_with_the_twin():
     timings = measure(CONFIG, texts=2, rounds=2)
     rows = {row[0]: row for row in table_rows(2, timings)}

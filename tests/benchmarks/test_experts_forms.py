@@ -31,6 +31,7 @@ def test_experts_are_counted_with_their_work(short):
     assert names == ["dense twin", "5 experts", "5 experts, ragged_dot"]
 
 
+@pytest.mark.long
 def test_a_layer_says_what_it_dropped_and_its_share_of_the_peak(short, monkeypatch):
     monkeypatch.setattr("sys.argv", ["layer", "--tokens", "16", "--d_model", "8", "--rounds", "1"])
     measured = measure_layer(parse_arguments(), 4, 8, False)

@@ -46,6 +46,7 @@ def run_main(folder, monkeypatch, *flags):
     return ended.value.code
 
 
+@pytest.mark.long
 def test_a_part_that_fails_or_is_stopped_loses_nothing_of_the_others(tmp_path, monkeypatch, capfd):
     """All with no more than a bare machine has."""
     (tmp_path / "sitecustomize.py").write_text(BLOCKER.format(absent=ABSENT))

@@ -112,7 +112,14 @@ def assert_as_plain(sizes, operands, weights, beside, finish, transposed, block,
     assert_no_race()
 
 
-every_sizes = pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
+AT_LENGTH = ("single rows", "nothing")
+every_sizes = pytest.mark.parametrize(
+    "sizes",
+    [
+        pytest.param(sizes, marks=[pytest.mark.long] * (name in AT_LENGTH), id=name)
+        for name, sizes in SIZES.items()
+    ],
+)
 
 
 @every_sizes

@@ -36,14 +36,14 @@ TILES = {
     "both": Tile(128, SUMMED // 2, OUTPUTS // 3),
 }
 PATHS = [
-    (name, loads)
+    pytest.param((name, loads), marks=[pytest.mark.long] * (name == "whole"), id=f"{name}-{loads}")
     for name in TILES
     for loads in (SIZES if name in ("whole", "both") else ["unaligned"])
 ]
 GATED = get_activation("swiglu")
 
 
-@pytest.fixture(params=PATHS, ids="-".join)
+@pytest.fixture(params=PATHS)
 def sizes(request, monkeypatch):
     """Rows of each expert; legs are cut into tiles of some size, too."""
     tile, loads = request.param

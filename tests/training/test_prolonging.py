@@ -65,6 +65,7 @@ def test_a_prolonged_constant_run_is_the_long_one_bit_for_bit(folder):
     assert train(long, folder / "prolonged").was_done
 
 
+@pytest.mark.long
 def test_a_run_goes_on_from_before_its_decay_as_the_long_one(folder):
     short, long = (config_of(folder, WSD, steps) for steps in (6, 9))
     train(long, folder / "whole_wsd")

@@ -192,6 +192,7 @@ def test_the_compiling_process_ends_with_the_one_that_asks():
         assert ended and shell.stdout.read() == b"", "its output ends when it has"
 
 
+@pytest.mark.long
 def test_a_step_that_was_not_run_has_no_time():
     target = parse_target("cpu:2")
     (row,) = jobs.rows_of(configs(({}, {"batch_size": 2})), target, setup_of(target))
