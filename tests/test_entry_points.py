@@ -177,6 +177,7 @@ def test_a_finished_run_says_that_it_is_done_and_eval_measures_it_again(finished
     assert str(finished_run.result["validation"]["perplexity"]) in out
 
 
+@pytest.mark.long
 def test_no_space_for_a_checkpoint_is_one_line_and_status_2(finished_run, tmp_path):
     build_native_library()  # which is larger than the limit, if it is not there
     # A checkpoint's files have 50 kB and more; 30 kB are enough for all the others.

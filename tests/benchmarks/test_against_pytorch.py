@@ -74,6 +74,7 @@ def test_a_model_with_dense_layers_has_no_twin_in_pytorch(torch):
     assert words == "config.model.moe.interval=2 is not allowed: PyTorch's model knows 1 alone"
 
 
+@pytest.mark.long
 def test_a_step_that_computes_layers_again_is_timed_against_both_kinds(torch, tmp_path):
     moe = {"interval": 1, "num_experts": 3, "d_expert": 4}
     for remat, forms in {"none": [False] * 2, "full": [False, False, True, True]}.items():

@@ -1,5 +1,7 @@
 """The dense twin of a model, and the table of a measured step."""
 
+import pytest
+
 from benchmarks.step import dense_twin, measure, table
 from cartesian_moe_jax.models.build import abstract_model
 from cartesian_moe_jax.models.cost import model_cost
@@ -24,6 +26,7 @@ def test_the_twin_has_the_active_experts_and_nothing_of_routing():
     assert not {"routers", "routed experts", "shared experts"} & set(twin)
 
 
+@pytest.mark.long
 def test_a_step_is_measured_with_its_parts():
     config = tiny.config(model={"num_layers": 1, "vocab_size": 257}, parallel={"data": -1})
     measured = measure(config, rounds=2, with_parts=True)

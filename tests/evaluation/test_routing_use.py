@@ -265,6 +265,7 @@ def test_the_table_of_a_plain_moe_layer_has_no_pairs():
     assert len(routing_use_table(plain.as_dict() | {"layers": [0]}).splitlines()) == 3
 
 
+@pytest.mark.long
 def test_eval_prints_the_table_of_a_run_and_leaves_the_numbers(finished_run):
     workdir = finished_run.workdir
     command = ["eval.py", f"--workdir={workdir}", "--routing_use"]

@@ -27,6 +27,7 @@ def assert_equals_the_library(name, shape, dtype, tolerance):
         )
 
 
+D_HEADS = (1, 8, 20, 64, 100)
 DTYPES = pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("bfloat16", 3e-2)])
 
 
@@ -36,7 +37,9 @@ def test_blocked(seq, dtype, tolerance):
     assert_equals_the_library("blocked", (2, seq, 3, 8), dtype, tolerance)
 
 
-@pytest.mark.parametrize("d_head", [1, 8, 20, 64, 100])
+@pytest.mark.parametrize(
+    "d_head", [pytest.param(d, marks=[pytest.mark.long] * (d in (1, 100))) for d in D_HEADS]
+)
 @pytest.mark.parametrize("seq", [1, 16, 47, 48, 49, 200])
 def test_native(seq, d_head):
     assert_equals_the_library("native", (2, seq, 3, d_head), "float32", 1e-5)

@@ -96,11 +96,16 @@ def assert_matches_reference(rows, sizes, activation="swiglu", backend="tiled"):
     assert_close(actual, expected)
 
 
-@pytest.mark.parametrize("activation", ["swiglu", "gelu"])
+@pytest.mark.parametrize("activation", ["swiglu", pytest.param("gelu", marks=pytest.mark.long)])
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
 @pytest.mark.parametrize("backend", FAST)
 def test_matches_reference(activation, sizes, backend):
     assert_matches_reference(ROWS, sizes, activation, backend)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_without_a_gate_it_matches_the_reference(backend):
+    assert_matches_reference(ROWS, SIZES["uneven"], "gelu", backend)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -112,7 +112,7 @@ def assert_as_plain(sizes, operands, weights, beside, finish, transposed, block,
     assert_no_race()
 
 
-AT_LENGTH = ("single rows", "nothing")
+AT_LENGTH = ("rows of no expert", "single rows", "nothing")
 every_sizes = pytest.mark.parametrize(
     "sizes",
     [

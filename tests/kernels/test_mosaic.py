@@ -35,8 +35,16 @@ TILES = {
     "two steps": Tile(256, SUMMED // 2, OUTPUTS),
     "both": Tile(128, SUMMED // 2, OUTPUTS // 3),
 }
+
+
+def is_long(tile, loads):
+    return tile == "whole" or loads in ("single rows", "nothing")
+
+
 PATHS = [
-    pytest.param((name, loads), marks=[pytest.mark.long] * (name == "whole"), id=f"{name}-{loads}")
+    pytest.param(
+        (name, loads), marks=[pytest.mark.long] * is_long(name, loads), id=f"{name}-{loads}"
+    )
     for name in TILES
     for loads in (SIZES if name in ("whole", "both") else ["unaligned"])
 ]

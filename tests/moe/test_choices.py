@@ -93,6 +93,7 @@ def test_they_come_stacked_over_the_moe_layers_of_all_segments(remat):
     assert hidden(model, tokens, False)[1].choices is None
 
 
+@pytest.mark.long
 def test_gradients_are_none_of_their_business():
     config = tiny.model_config(num_layers=1, init_std=0.3, moe={"backend": "reference"})
     model, tokens = tiny.model(config), jnp.arange(24).reshape(2, 12)

@@ -185,6 +185,7 @@ def test_what_is_to_come_is_said(finished):
     assert any(line.startswith("[8/8] comparison: dense, seed 1") for line in finished.said)
 
 
+@pytest.mark.long
 def test_a_failed_method_does_not_lose_the_others(finished, tmp_path, monkeypatch):
     """And it is tried again when the study is."""
     workdir = tmp_path / "study"

@@ -58,6 +58,7 @@ def test_a_lost_run_without_a_checkpoint_says_so(tmp_path):
     assert "not finite since step 3; there is no checkpoint in" in said
 
 
+@pytest.mark.long
 def test_a_validation_at_the_end_that_is_lost_is_no_success(tmp_path, monkeypatch):
     lost = Evaluation({"text": Perplexity(math.nan, 100, 100.0, 10.0)}, (1.0,))
     monkeypatch.setattr(Evaluator, "perplexity", lambda self, parameters: lost)

@@ -93,6 +93,7 @@ def configs(*changes):
     ]
 
 
+@pytest.mark.long
 def test_a_layout_that_does_not_fit_is_a_row_with_the_reason():
     target = parse_target("cpu:4")
     cases = configs(({"expert": 3}, {}), ({"layout": "data"}, {"batch_size": 6}), ({}, {}))

@@ -48,6 +48,7 @@ def test_a_step_compiles_for_a_slice_of_tpus():
     assert data.times.compute == pytest.approx(data.flops / 459e12)
 
 
+@pytest.mark.long
 def test_two_slices_reduce_gradients_over_their_network():
     (data,) = rows("tpu:v5p:2x2x1@2", {})
     assert not data.reason
@@ -59,6 +60,7 @@ def test_two_slices_reduce_gradients_over_their_network():
     assert data.times.network == pytest.approx(sum(c.far_bytes for c in far) / 6.25e9)
 
 
+@pytest.mark.long
 def test_a_step_in_parts_gathers_over_a_whole_slice():
     """The compiler turns such gathers into sums, and fails to move those out of the loop."""
     (row,) = rows("tpu:v5p:2x2x2", {"layout": "fsdp"}, accumulate=2)
