@@ -1,6 +1,7 @@
 """Eight virtual CPU devices, and shapes checked at run time: both before anything imports jax."""
 
 import os
+import shutil
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
@@ -71,3 +72,12 @@ def no_compiler(unloaded_library, monkeypatch):
     monkeypatch.setenv("CXX", "no_such_compiler")
     with pytest.warns(UserWarning, match="kernels for CPU are not compiled"):
         native_library_problem()
+
+
+@pytest.fixture
+def unfinished(finished_run, tmp_path):
+    """A copy of the run that has its checkpoints, and lacks its result."""
+    copy = tmp_path / "run"
+    shutil.copytree(finished_run.workdir, copy)
+    (copy / "result.json").unlink()
+    return copy

@@ -70,7 +70,8 @@ def test_a_file_system_without_locks_is_no_error(tmp_path, monkeypatch, number):
 
     monkeypatch.setattr(run_lock.fcntl, "flock", flock)
     with lock_of_run(tmp_path):
-        hold(tmp_path)
+        hold(tmp_path)  # nothing was held, so a second one is not refused
+        assert RunDirectory.checked(tmp_path, tiny.config()).path == tmp_path
 
 
 def test_a_file_that_its_last_holder_removed_is_not_taken_for_the_lock(tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 
 import pytest
 
@@ -12,15 +11,6 @@ from cartesian_moe_jax.runs.directory import RunDirectory
 from cartesian_moe_jax.training.loop import prepare, train
 from tests import tiny
 from tests.messages import message_of
-
-
-@pytest.fixture
-def unfinished(finished_run, tmp_path):
-    """A copy of the run that has its checkpoint, and lacks its result."""
-    copy = tmp_path / "run"
-    shutil.copytree(finished_run.workdir, copy)
-    (copy / "result.json").unlink()
-    return copy
 
 
 def on(config, **data):

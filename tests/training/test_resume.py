@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import os
-import shutil
 import signal
 import threading
 import time
@@ -126,15 +125,6 @@ DAMAGES = {
     "metadata": lambda step: [step / "parameters" / "_METADATA"],
     "progress": lambda step: [step / "progress" / "metadata"],
 }
-
-
-@pytest.fixture
-def unfinished(finished_run, tmp_path):
-    """A copy of the run that has its checkpoints, and lacks its result."""
-    copy = tmp_path / "run"
-    shutil.copytree(finished_run.workdir, copy)
-    (copy / "result.json").unlink()
-    return copy
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
