@@ -5,7 +5,7 @@ import numbers
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from cartesian_moe_jax.config import Config, ParallelConfig
 from cartesian_moe_jax.data.tokenizers import Tokenizer, build_tokenizer
 from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.evaluation.generation import Writer
+from cartesian_moe_jax.evaluation.of_tasks import harness_model
 from cartesian_moe_jax.evaluation.of_texts import TextEvaluator
 from cartesian_moe_jax.evaluation.perplexity import Perplexity
 from cartesian_moe_jax.evaluation.prompts import Prompt, Prompts, read_prompts
@@ -35,6 +36,9 @@ from cartesian_moe_jax.parallel.layouts import LAYOUTS, Layout
 from cartesian_moe_jax.paths import as_path
 from cartesian_moe_jax.runs.directory import RunDirectory
 from cartesian_moe_jax.runs.parameters import load_run
+
+if TYPE_CHECKING:
+    from cartesian_moe_jax.evaluation.downstream.harness import HarnessModel
 
 __all__ = [
     "LAYOUTS",
@@ -130,6 +134,17 @@ class TrainedModel:
         Raises UserError where there is no text, or the stride is out of range.
         """
         return self._text_evaluator.perplexity(self.model, texts, stride)
+
+    def harness(self, batch_size: int = 8) -> "HarnessModel":
+        """Return this model for the lm-evaluation-harness: ``lm_eval.simple_evaluate(model=...)``.
+
+        It reads ``batch_size`` windows of text, or as many tokens, at once. Raises UserError where
+        that package is not installed.
+        """
+        tokenizer, mesh = self._needed_tokenizer(), meshes.single_device_mesh()
+        return harness_model(
+            self.model, tokenizer, self.config, mesh, batch_size=batch_size, show=True
+        )
 
     @functools.cached_property
     def _text_evaluator(self) -> TextEvaluator:

@@ -1,18 +1,22 @@
 """What eval.py prints of a run, before it keeps it."""
 
 import functools
+from typing import Any
 
+from cartesian_moe_jax.evaluation.changeable import Changes
 from cartesian_moe_jax.evaluation.of_run import (
     Asked,
     evaluate_run,
     robustness_of_run,
     routing_use_of_run,
 )
+from cartesian_moe_jax.evaluation.of_tasks import AskedTasks, tasks_of_run
 from cartesian_moe_jax.evaluation.place import Place
 from cartesian_moe_jax.evaluation.report import report
 from cartesian_moe_jax.evaluation.robustness import robustness_table
 from cartesian_moe_jax.evaluation.robustness_picture import check_picture, draw_robustness
 from cartesian_moe_jax.evaluation.routing_use_table import routing_use_table
+from cartesian_moe_jax.evaluation.tasks_table import line_of_task, tasks_table
 from cartesian_moe_jax.parallel.processes import is_first, say
 from cartesian_moe_jax.paths import AnyPath
 
@@ -43,3 +47,16 @@ def print_routing_use(place: Place, step: int | None, asked: Asked) -> None:
     result = routing_use_of_run(place.workdir, step, asked, _note)
     say(routing_use_table(result))
     place.keep("routing_use", result)
+
+
+def print_tasks(place: Place, step: int | None, asked: AskedTasks, changes: Changes) -> None:
+    """Print how downstream tasks are done; what is measured is kept after each of them."""
+    result: dict[str, Any] = {}
+    told: set[str] = set()
+    for result in tasks_of_run(place.workdir, step, asked, changes):
+        for name in result["tasks"].keys() - told:
+            _note(line_of_task(name, result["tasks"][name]))
+        told |= result["tasks"].keys()
+        place.keep("downstream", result, say_where=False)
+    say(tasks_table(result["tasks"]))
+    place.keep("downstream", result)

@@ -1,7 +1,7 @@
 """Text from a model: a program that reads texts, and one that adds a token to each of them."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -13,6 +13,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from cartesian_moe_jax.models.kv_cache import KVCache
 from cartesian_moe_jax.models.language_model import LanguageModel
 from cartesian_moe_jax.parallel.mesh import current_mesh
+
+Stop = Callable[[Sequence[int]], bool]
+"""Whether tokens that were written are enough."""
 
 
 class Drawing(NamedTuple):
@@ -27,18 +30,26 @@ class Drawing(NamedTuple):
 @dataclasses.dataclass
 class _Text:
     tokens: list[int]
+    prompt: int
+    """How many of them were given."""
     first: int
     """The first token that the model sees."""
     ended: bool = False
+
+    @property
+    def written(self) -> list[int]:
+        return self.tokens[self.prompt :]
 
     def seen(self, window: int) -> list[int]:
         if len(self.tokens) - self.first > window:
             self.first = len(self.tokens) - max(1, window // 2)
         return self.tokens[self.first :]
 
-    def add(self, token: int, end_of_text: int | None) -> None:
+    def add(self, token: int, end_of_text: int | None, stop: Stop | None) -> None:
         self.ended = self.ended or token == end_of_text
-        self.tokens += [] if self.ended else [token]
+        if not self.ended:
+            self.tokens.append(token)
+            self.ended = stop is not None and stop(self.written)
 
 
 class Writer:
@@ -62,14 +73,20 @@ class Writer:
         temperature: float,
         seed: int,
         end_of_text: int | None = None,
+        stop: Stop | None = None,
     ) -> list[list[int]]:
         """Return up to ``max_new_tokens`` that continue each prompt (none empty), to end_of_text.
+
+        ``stop`` is asked after each token whether those written so far are enough.
 
         A token is drawn from what the model says of the text, of at most the last ``window``
         tokens. Once these are full the model starts again from the last half of them, since the
         oldest cannot be dropped alone: what is kept of later ones depends on them.
         """
-        texts = [_Text(list(prompt), max(0, len(prompt) - self.window)) for prompt in prompts]
+        texts = [
+            _Text(list(prompt), len(prompt), max(0, len(prompt) - self.window))
+            for prompt in prompts
+        ]
         key, cache, drawn, room = jax.random.key(seed), None, None, 0
         for step in range(max_new_tokens):
             drawing = Drawing(key, np.float32(temperature), np.int32(step))
@@ -82,10 +99,10 @@ class Writer:
                 room = self.window - max(map(len, seen))
             # The others fill up the batch.
             for text, token in zip(texts, np.asarray(drawn).tolist(), strict=False):
-                text.add(token, end_of_text)
+                text.add(token, end_of_text, stop)
             if all(text.ended for text in texts):
                 break
-        return [text.tokens[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
+        return [text.written for text in texts]
 
     def _padded(
         self, seen: list[list[int]]

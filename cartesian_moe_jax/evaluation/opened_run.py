@@ -4,26 +4,18 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-import jax
-
 from cartesian_moe_jax.cache import cache_folder
 from cartesian_moe_jax.config import Config
 from cartesian_moe_jax.data.parts import Part, content_hash
 from cartesian_moe_jax.data.prepared import prepare_data, prepare_split
 from cartesian_moe_jax.data.splits import EVERYTHING, SPLITS
-from cartesian_moe_jax.data.tokenizers import Tokenizer, build_tokenizer
+from cartesian_moe_jax.data.tokenizers import Tokenizer
 from cartesian_moe_jax.evaluation.changeable import Changes
 from cartesian_moe_jax.evaluation.evaluator import Evaluator
+from cartesian_moe_jax.evaluation.opened_model import opened_checkpoint
 from cartesian_moe_jax.evaluation.perplexity import Parameters
-from cartesian_moe_jax.evaluation.run_config import changed, mesh_here, with_batch_of
-from cartesian_moe_jax.models.build import abstract_model, abstract_parameters
-from cartesian_moe_jax.parallel.layouts import layout_of
 from cartesian_moe_jax.parallel.processes import agreed, is_first
 from cartesian_moe_jax.paths import AnyPath
-from cartesian_moe_jax.runs.checkpoint_mesh import batch_parts_of_checkpoint
-from cartesian_moe_jax.runs.checkpoints import Checkpoints
-from cartesian_moe_jax.runs.directory import RunDirectory
-from cartesian_moe_jax.runs.together import require_one_run
 
 Note = Callable[[str], None]
 
@@ -42,13 +34,12 @@ class Asked(NamedTuple):
     changes: Changes = {}  # noqa: RUF012  not changed
     """Of the run's config; see run_config.py."""
 
-    def of(self, config: Config) -> Config:
-        """Return a run's config with what is asked for; raises UserError if it is not allowed."""
-        changes = dict(self.changes)
-        if self.max_tokens is not None:
-            most = {"max_tokens": self.max_tokens}
-            changes["evaluation"] = {**changes.get("evaluation", {}), **most}
-        return changed(config, changes)
+    def all_changes(self) -> Changes:
+        """Return all changes of the run's config that are asked for."""
+        if self.max_tokens is None:
+            return self.changes
+        evaluation = self.changes.get("evaluation", {})
+        return {**self.changes, "evaluation": {**evaluation, "max_tokens": self.max_tokens}}
 
 
 class Opened(NamedTuple):
@@ -75,28 +66,17 @@ def opened(workdir: AnyPath, step: int | None, asked: Asked, note: Note) -> Iter
 
     ``note`` is told where the text is not what the run was trained and validated with.
     """
-    with agreed():
-        run = RunDirectory.of_existing(workdir)
-        tokenizer = build_tokenizer(run.read_json("tokenizer.json"))
-        config, mesh = mesh_here(asked.of(run.config()), asked.changes)
-        layout = layout_of(config.parallel)
-    require_one_run(run, config)
-    with Checkpoints(run.checkpoints, read_only=True) as checkpoints, jax.set_mesh(mesh):
+    with opened_checkpoint(workdir, step, asked.all_changes()) as checkpoint:
         with agreed():
-            step = checkpoints.choose(step)
-            text = _text(config, tokenizer, asked)
-            wanted = abstract_parameters(abstract_model(config.model, layout), layout, mesh)
-        with agreed():
-            items, progress = checkpoints.restore(step, {"parameters": wanted})
-        known = progress.get("data_hash")  # of a converted checkpoint nobody knows
+            text = _text(checkpoint.config, checkpoint.tokenizer, asked)
+        model = checkpoint.read()
+        known = model.data_hash
         if text.is_the_runs and known not in (None, text.data_hash):
-            note(_other_data(text.corpus, step, known, text.data_hash))
-        parts = batch_parts_of_checkpoint(run, step)
-        config = with_batch_of(config, asked.changes, mesh, parts, trained=known is not None)
-        evaluator = Evaluator(config, text.parts, tokenizer, mesh, layout)
-        stride = asked.stride or config.data.seq_len
-        facts = {"step": step, "corpus": text.corpus, "split": text.split, "stride": stride}
-        yield Opened(evaluator, items["parameters"], facts | {"data_hash": text.data_hash})
+            note(_other_data(text.corpus, model.step, known, text.data_hash))
+        evaluator = Evaluator(model.config, text.parts, model.tokenizer, model.mesh, model.layout)
+        stride = asked.stride or model.config.data.seq_len
+        facts = {"step": model.step, "corpus": text.corpus, "split": text.split, "stride": stride}
+        yield Opened(evaluator, model.parameters, facts | {"data_hash": text.data_hash})
 
 
 def _text(config: Config, tokenizer: Tokenizer, asked: Asked) -> _Text:

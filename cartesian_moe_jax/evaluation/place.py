@@ -27,8 +27,8 @@ class Place(NamedTuple):
         if self.to and self.to.suffix == FILE:
             raise UserError(f"--to={self.to} is one file, and there are two results: name a folder")
 
-    def keep(self, name: str, result: dict[str, Any]) -> None:
-        """Write what was printed, and say where it is.
+    def keep(self, name: str, result: dict[str, Any], *, say_where: bool = True) -> None:
+        """Write what was measured, and say where it is.
 
         A run's folder may be another's, who lets us read alone: then that is a line of warning.
         Raises UserError, in all processes, where the place that was asked for cannot be written.
@@ -45,7 +45,8 @@ class Place(NamedTuple):
                 raise
             say(f"warning: {error}; --to=FILE.json keeps the numbers elsewhere", error=True)
         else:
-            say(f"{'written to':16} {target}")
+            if say_where:
+                say(f"{'written to':16} {target}")
 
     def _target(self, name: str) -> AnyPath:
         if self.to and self.to.suffix == FILE:

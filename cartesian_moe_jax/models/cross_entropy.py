@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from cartesian_moe_jax.varying import vary, varying_axes
 
@@ -33,16 +33,45 @@ def token_losses(
     ``chunk`` positions of each sequence have logits at one time, forward and backward (the
     backward pass computes them again).
     """
-    batch, seq, _ = hidden.shape
 
     @jax.checkpoint
     def losses_of_chunk(chunk: Chunk) -> Float[Array, "batch chunk"]:
-        logits = _logits(chunk.hidden, head)
-        is_target = _is_target(chunk.targets, logits)
-        return jax.nn.logsumexp(logits, axis=-1) - _at_target(logits, is_target)
+        return _losses(chunk, _logits(chunk.hidden, head))
 
     losses = jax.lax.map(losses_of_chunk, _cut(hidden, targets, chunk))
-    return losses.swapaxes(0, 1).reshape(batch, -1)[:, :seq]
+    return _joined(losses, hidden.shape[1])
+
+
+class TokenScores(NamedTuple):
+    """What a model says of tokens that are given."""
+
+    losses: Float[Array, "batch seq"]
+    """-log p(target) in nats, float32."""
+    most_likely: Bool[Array, "batch seq"]
+    """Whether no other token is more likely; of equals the first counts."""
+
+
+def token_scores(
+    hidden: Float[Array, "batch seq d_model"],
+    head: Float[Array, "d_model vocab"],
+    targets: Int[Array, "batch seq"],
+    chunk: int,
+    known: int,
+) -> TokenScores:
+    """Return ``token_losses``, and whether each target is the most likely token.
+
+    ``known``: only the first so many tokens can be that, the rest of a padded vocabulary means
+    nothing. Without gradients.
+    """
+
+    def scores_of_chunk(chunk: Chunk) -> TokenScores:
+        logits = _logits(chunk.hidden, head)
+        can_be = jnp.where(jnp.arange(logits.shape[-1]) < known, logits, -jnp.inf)
+        most_likely = jnp.argmax(can_be, axis=-1) == chunk.targets
+        return TokenScores(_losses(chunk, logits), most_likely)
+
+    scores = jax.lax.map(scores_of_chunk, _cut(hidden, targets, chunk))
+    return TokenScores(*(_joined(part, hidden.shape[1]) for part in scores))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -127,6 +156,16 @@ def _cut(
         targets.reshape(batch, -1, chunk).swapaxes(0, 1),
         (jnp.arange(seq + pad) < seq).astype(jnp.float32).reshape(-1, chunk),
     )
+
+
+def _joined(of_chunks: Shaped[Array, "chunks batch chunk"], seq: int) -> Shaped[Array, "batch seq"]:
+    _, batch, _ = of_chunks.shape
+    return of_chunks.swapaxes(0, 1).reshape(batch, -1)[:, :seq]
+
+
+def _losses(chunk: Chunk, logits: Float[Array, "batch chunk vocab"]) -> Float[Array, "batch chunk"]:
+    is_target = _is_target(chunk.targets, logits)
+    return jax.nn.logsumexp(logits, axis=-1) - _at_target(logits, is_target)
 
 
 def _logits(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cartesian_moe_jax.models.cross_entropy import mean_token_loss, token_losses
+from cartesian_moe_jax.models.cross_entropy import mean_token_loss, token_losses, token_scores
 
 BATCH, SEQ, D_MODEL, VOCAB = 2, 10, 6, 33
 
@@ -104,3 +104,22 @@ def test_the_logits_of_a_large_vocabulary_never_exist_whole(loss_of):
     whole_logits = 4 * batch * seq * vocab
     assert temporary_bytes(loss_of, 8, batch, seq, vocab) < whole_logits / 10
     assert temporary_bytes(loss_of, seq, batch, seq, vocab) >= whole_logits
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 512])
+@pytest.mark.parametrize("known", [VOCAB, 20])
+def test_scores_of_tokens(chunk, known):
+    hidden, head, targets, _ = inputs()
+    likely = jnp.argmax((hidden @ head)[..., :known], axis=-1)
+    targets = targets.at[0].set(likely[0])
+    losses, most_likely = token_scores(hidden, head, targets, chunk, known)
+    np.testing.assert_allclose(losses, plain_losses(hidden, head, targets), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(most_likely, targets == likely)
+    assert most_likely[0].all() and not most_likely[1].all()
+
+
+def test_of_equally_likely_tokens_the_first_counts():
+    hidden, head, _, _ = inputs()
+    same, targets = jnp.zeros_like(head), jnp.zeros((BATCH, SEQ), jnp.int32)
+    assert token_scores(hidden, same, targets, 4, VOCAB).most_likely.all()
+    assert not token_scores(hidden, same, targets + 1, 4, VOCAB).most_likely.any()

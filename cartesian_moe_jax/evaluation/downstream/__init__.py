@@ -1,0 +1,1 @@
+"""Downstream tasks (paper Table 2), as the lm-evaluation-harness defines them."""
