@@ -31,13 +31,13 @@ TO = flags.DEFINE_string("to", "", "A .json file, or a folder, for the numbers; 
 def main() -> None:
     """Measure what is asked for, print it, and leave it in the run directory or elsewhere."""
     # jax is imported after the flags are known to be right.
+    _check_pairs()
     processes.join(stops_together=False)
     from cartesian_moe_jax.evaluation import command
     from cartesian_moe_jax.evaluation.of_run import Asked
     from cartesian_moe_jax.evaluation.of_tasks import AskedTasks
     from cartesian_moe_jax.evaluation.place import Place
 
-    _check_pairs()
     place, step = Place.of(as_path(WORKDIR.value), TO.value), STEP.value
     changes = overrides.changes()
     asked = Asked(CORPUS.value, SPLIT.value, STRIDE.value, MAX_TOKENS.value, changes)

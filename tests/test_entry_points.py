@@ -93,6 +93,8 @@ def refused(tmp_path_factory):
         "another's preset": ["eval.py", workdir, BASE],
         "another's field": ["eval.py", workdir, "--config.model.d_model=3"],
         "a field's value": ["eval.py", workdir, "--config.evaluation.batch_size=many"],
+        "no tasks": ["eval.py", workdir, "--shots=3"],
+        "text of tasks": ["eval.py", workdir, "--tasks=piqa", "--corpus=text:a.txt"],
     }
     running = {name: processes.start(*command) for name, command in commands.items()}
     finished = {name: processes.finish(process) for name, process in running.items()}
@@ -111,6 +113,8 @@ def refused(tmp_path_factory):
         ("another's preset", ["--config is not allowed", "config.parallel.(layout, "]),
         ("another's field", ["--config.model.d_model is not allowed", "(batch_size, max_tokens)"]),
         ("a field's value", ["config.evaluation.batch_size", "many"]),
+        ("no tasks", ["--shots=3 goes with --tasks"]),
+        ("text of tasks", ["--corpus=text:a.txt does not go with --tasks"]),
     ],
 )
 def test_wrong_input_is_one_line_and_status_2(refused, wrong, words):

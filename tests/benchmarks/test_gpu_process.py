@@ -14,7 +14,10 @@ from benchmarks.gpu.record import read
 
 SLEEPER = "#!/usr/bin/env bash\necho $$ > '{folder}/number'\nexec sleep 60\n"
 DRIVER = """
-import sys
+import signal, sys
+for each in (signal.SIGTERM, signal.SIGHUP):  # whatever started the tests ignores (nohup)
+    signal.signal(each, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from benchmarks.gpu import driver
 driver.machine = dict
 sys.executable = "{sleeper}"

@@ -89,7 +89,27 @@ def _defined(
         elif each.get_config("num_fewshot") is None:
             each.set_config(key="num_fewshot", value=0)
         each.set_fewshot_seed(seed=FEWSHOT_SEED)
+        _require_examples(name, each, own_rows=folder is not None)
     return Defined(name, loaded)
+
+
+def _require_examples(name: str, task: Any, *, own_rows: bool) -> None:
+    """Raise UserError unless there are more rows to draw examples from than are wanted.
+
+    Without rows for training the harness draws from the questions, and may show the right answer.
+    """
+    shots = task.get_config("num_fewshot")
+    if not shots:
+        return
+    given = getattr(task.get_config("fewshot_config"), "samples", None)
+    if own_rows and not (given or task.has_training_docs()):
+        raise UserError(
+            f"tasks={name!r} with shots={shots} needs {name}/train.jsonl in tasks_data, to draw "
+            "examples from; or shots=0"
+        )
+    rows = len(task.sampler.df)
+    if rows <= shots:
+        raise UserError(f"tasks={name!r}: shots={shots} of {rows} rows: fewer wanted")
 
 
 def _loaded(name: str, file: Path | None, fields: dict[str, Any], scratch: Path) -> dict[str, Any]:

@@ -14,12 +14,13 @@ KINDS = (".jsonl", ".csv")
 
 
 def files_of(folder: Path, task: str) -> dict[str, Path]:
-    """Return a task's file of each split that there is; raises UserError if there is none."""
+    """Return a task's file of each split that there is; raises UserError if none has questions."""
     candidates = {split: [folder / task / f"{split}{kind}" for kind in KINDS] for split in SPLITS}
     found = {split: [f for f in files if f.is_file()] for split, files in candidates.items()}
     if several := [files for files in found.values() if len(files) > 1]:
         raise UserError(f"{several[0][0]} and {several[0][1]} are the same rows twice: keep one")
-    if files := {split: files[0] for split, files in found.items() if files}:
+    files = {split: files[0] for split, files in found.items() if files}
+    if files.keys() & set(SPLITS[1:]):
         return files
     wanted = " or ".join(f"{split}{kind}" for split in SPLITS[1:] for kind in KINDS)
     raise UserError(f"tasks_data={folder} has no rows of {task!r}: {folder / task}/ with {wanted}")
@@ -60,6 +61,9 @@ def _as_jsonl(file: Path, columns: Mapping[str, str], to: Path) -> Path:
     if not rows or wanted - set(rows[0]):
         lacking = ", ".join(sorted(wanted - set(rows[0] if rows else {}))) or "rows"
         raise UserError(f"{file} lacks {lacking}")
+    for number, row in enumerate(rows, 1):
+        if None in row or None in row.values():
+            raise UserError(f"{file}: row {number} has not as many values as there are columns")
     to.write_text("".join(json.dumps(_with_numbers(row)) + "\n" for row in rows))
     return to
 
