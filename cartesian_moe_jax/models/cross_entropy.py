@@ -36,7 +36,9 @@ def token_losses(
 
     @jax.checkpoint
     def losses_of_chunk(chunk: Chunk) -> Float[Array, "batch chunk"]:
-        return _losses(chunk, _logits(chunk.hidden, head))
+        logits = _logits(chunk.hidden, head)
+        is_target = _is_target(chunk.targets, logits)
+        return jax.nn.logsumexp(logits, axis=-1) - _at_target(logits, is_target)
 
     losses = jax.lax.map(losses_of_chunk, _cut(hidden, targets, chunk))
     return _joined(losses, hidden.shape[1])
@@ -66,9 +68,14 @@ def token_scores(
 
     def scores_of_chunk(chunk: Chunk) -> TokenScores:
         logits = _logits(chunk.hidden, head)
-        can_be = jnp.where(jnp.arange(logits.shape[-1]) < known, logits, -jnp.inf)
-        most_likely = jnp.argmax(can_be, axis=-1) == chunk.targets
-        return TokenScores(_losses(chunk, logits), most_likely)
+        at_target = _at_target(logits, _is_target(chunk.targets, logits))
+        token = jnp.arange(logits.shape[-1])
+        # Comparisons, not an argmax: XLA:CPU searches one value at a time.
+        wins_ties = token < chunk.targets[..., None]
+        better = (logits > at_target[..., None]) | (logits == at_target[..., None]) & wins_ties
+        losses = jax.nn.logsumexp(logits, axis=-1) - at_target
+        most_likely = ~jnp.any(better & (token < known), axis=-1) & (chunk.targets < known)
+        return TokenScores(losses, most_likely)
 
     scores = jax.lax.map(scores_of_chunk, _cut(hidden, targets, chunk))
     return TokenScores(*(_joined(part, hidden.shape[1]) for part in scores))
@@ -161,11 +168,6 @@ def _cut(
 def _joined(of_chunks: Shaped[Array, "chunks batch chunk"], seq: int) -> Shaped[Array, "batch seq"]:
     _, batch, _ = of_chunks.shape
     return of_chunks.swapaxes(0, 1).reshape(batch, -1)[:, :seq]
-
-
-def _losses(chunk: Chunk, logits: Float[Array, "batch chunk vocab"]) -> Float[Array, "batch chunk"]:
-    is_target = _is_target(chunk.targets, logits)
-    return jax.nn.logsumexp(logits, axis=-1) - _at_target(logits, is_target)
 
 
 def _logits(
