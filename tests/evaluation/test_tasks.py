@@ -17,33 +17,12 @@ from cartesian_moe_jax.evaluation.of_tasks import AskedTasks, tasks_of_run
 from cartesian_moe_jax.evaluation.place import Place
 from tests import several
 from tests.messages import message_of
-
-GOALS = ("add two", "sum up", "def", "return a + b")
-PIQA = [
-    {"goal": goal, "sol1": "first " * (1 + i), "sol2": f"return a + {i}", "label": i % 2}
-    for i, goal in enumerate(GOALS)
-]
-LAMBADA = [{"text": f"def add_{i}(a, b): return a + b"} for i in range(3)]
-QUESTIONS = [{"question": f"what is {i}", "answer": [f"{i}", "many"]} for i in range(3)]
-EXAMPLES = [{"question": f"what was {i}", "answer": [f"{i}"]} for i in range(6)]
-WEBQS = [{"question": f"who is {i}", "answers": [f"{i}93", f"the {i}"]} for i in range(7)]
-ROWS = {
-    "piqa": {"validation": PIQA},
-    "lambada_openai": {"test": LAMBADA},
-    "nq_open": {"validation": QUESTIONS, "train": EXAMPLES},
-    "webqs": {"test": WEBQS[:2], "train": WEBQS[1:]},
-}
+from tests.task_rows import LAMBADA, PIQA, QUESTIONS, write
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("rows")
-    for task, splits in ROWS.items():
-        (folder / task).mkdir()
-        for split, lines in splits.items():
-            text = "".join(json.dumps(line) + "\n" for line in lines)
-            (folder / task / f"{split}.jsonl").write_text(text)
-    return folder
+    return write(tmp_path_factory.mktemp("rows"))
 
 
 @pytest.fixture(scope="module")
