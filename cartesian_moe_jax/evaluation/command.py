@@ -52,11 +52,11 @@ def print_routing_use(place: Place, step: int | None, asked: Asked) -> None:
 def print_tasks(place: Place, step: int | None, asked: AskedTasks, changes: Changes) -> None:
     """Print how downstream tasks are done; what is measured is kept after each of them."""
     result: dict[str, Any] = {}
-    told: set[str] = set()
+    told = 0
     for result in tasks_of_run(place.workdir, step, asked, changes):
-        for name in result["tasks"].keys() - told:
+        for name in list(result["tasks"])[told:]:
             _note(line_of_task(name, result["tasks"][name]))
-        told |= result["tasks"].keys()
+        told = len(result["tasks"])
         place.keep("downstream", result, say_where=False)
     say(tasks_table(result["tasks"]))
     place.keep("downstream", result)

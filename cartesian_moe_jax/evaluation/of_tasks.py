@@ -76,7 +76,7 @@ def tasks_of_run(
         with agreed():
             require_library()
             names = names_of(asked.names)
-            tasks = stack.enter_context(defined(names, asked.data, asked.shots))
+            tasks = stack.enter_context(defined(names, asked.data, asked.shots, show=is_first()))
         opened = stack.enter_context(opened_checkpoint(workdir, step, changes)).read()
         config = opened.config
         model = harness_model(

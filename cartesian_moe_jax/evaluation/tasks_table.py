@@ -41,7 +41,7 @@ def _row(name: str, metric: str, number: dict[str, Any], task: dict[str, Any]) -
         _short(number["value"]),
         "" if error is None else _short(error),
         f"{chance:.2f}" if is_asked and chance else "",
-        str(task["shots"] if task["shots"] is not None else ""),
+        "" if task["shots"] is None else str(task["shots"]),
         "" if task["examples"] is None else f"{task['examples']:,}",
         f"{task['requests_cut_short']:,}" if "requests_cut_short" in task else "",
     )

@@ -2,6 +2,7 @@
 
 import json
 import math
+import types
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,12 @@ import pytest
 import cartesian_moe_jax as cmoe
 from cartesian_moe_jax.evaluation import command, of_tasks
 from cartesian_moe_jax.evaluation.downstream import library
-from cartesian_moe_jax.evaluation.downstream.definitions import defined
+from cartesian_moe_jax.evaluation.downstream import measured as measured_tasks
+from cartesian_moe_jax.evaluation.downstream.definitions import Defined, defined
 from cartesian_moe_jax.evaluation.downstream.measured import measure
 from cartesian_moe_jax.evaluation.of_tasks import AskedTasks, tasks_of_run
 from cartesian_moe_jax.evaluation.place import Place
+from cartesian_moe_jax.evaluation.tasks_table import line_of_task, tasks_table
 from tests import several
 from tests.messages import message_of
 from tests.task_rows import LAMBADA, PIQA, QUESTIONS, write
@@ -203,3 +206,29 @@ def test_names_of_the_harness(tmp_path):
 
     assert "did you mean 'hellaswag'" in message_of(first, "helaswag")
     assert "is a group" in message_of(first, "mmlu", tmp_path)
+
+
+def test_groups_have_numbers_of_their_own_and_tags_have_none(lm, monkeypatch):
+    found = {
+        "results": {
+            "exams": {"acc,none": 0.5, "acc_stderr,none": "N/A", "alias": "exams"},
+            "first": {"acc,none": 0.25, "acc_stderr,none": 0.1, "alias": " - first"},
+        },
+        "n-samples": {"first": {"original": 9, "effective": 4}},
+        "n-shot": {"first": 2},
+        "versions": {"exams": 1, "first": 3.0},
+    }
+    harness, model = types.SimpleNamespace(evaluate=lambda *_, **__: found), lm.harness()
+    monkeypatch.setattr(measured_tasks, "library", lambda name: harness)
+    group, tag = measured_tasks.measure(model, [Defined("exams", {}), Defined("tag", {})], None)
+    assert group["exams"]["metrics"] == {"acc": {"value": 0.5, "stderr": None}}
+    assert group["first"]["metrics"] == {"acc": {"value": 0.25, "stderr": 0.1}}
+    assert [group["first"][each] for each in ("shots", "examples", "of", "version")] == [2, 4, 9, 3]
+    assert "seconds" in group["exams"] and "seconds" not in group["first"]
+    assert tag["tag"]["metrics"] == {} and tag["first"] == group["first"]
+    table = tasks_table(group | tag)
+    assert [line.split()[:3] for line in table.splitlines()[1:]] == [
+        ["exams", "acc", "0.5000"],
+        ["first", "acc", "0.2500"],
+    ]
+    assert line_of_task("first", group["first"]) == "first: acc 0.2500"

@@ -40,15 +40,20 @@ def names_of(asked: str) -> list[str]:
 
 @contextlib.contextmanager
 def defined(
-    names: Sequence[str], folder: Path | None = None, shots: int | None = None
+    names: Sequence[str],
+    folder: Path | None = None,
+    shots: int | None = None,
+    *,
+    show: bool = False,
 ) -> Iterator[list[Defined]]:
     """Yield the tasks, with their rows read from ``folder`` or, without one, had by network.
 
     ``shots``: solved examples before each question; None: as the paper asks, or the task's own.
+    ``show``: the progress of what comes by network.
     Raises UserError for a task that is unknown, or whose rows cannot be had.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        with as_its_command_does():
+        with as_its_command_does(show=show and folder is None):
             files = _files(names)
             for name, file in files.items():
                 if folder is not None and file is None:

@@ -38,14 +38,14 @@ class HarnessModel(TemplateLM):
         show: bool,
     ):
         super().__init__()
-        self._model, self._tokens, self._scorer, self._writer = model, tokenizer, scorer, writer
+        self._model, self._tokenizer, self._scorer, self._writer = model, tokenizer, scorer, writer
         self._show, self.cut_short = show, 0
         self._errors = sys.stderr  # for bars, while what the harness prints is not read
 
     @property
     def eot_token_id(self) -> int:
         """The token that documents end with, and texts begin behind."""
-        return self._tokens.end_of_text
+        return self._tokenizer.end_of_text
 
     @property
     def max_length(self) -> int:
@@ -55,13 +55,13 @@ class HarnessModel(TemplateLM):
     @property
     def tokenizer_name(self) -> str:
         """What distinguishes cached requests."""
-        return str(self._tokens.identity())
+        return str(self._tokenizer.identity())
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> Tokens:
         """Return the tokens of a text, no special ones among them."""
-        return self._tokens.encode(string).tolist()
+        return self._tokenizer.encode(string).tolist()
 
     def loglikelihood(
         self, requests: list[Instance], disable_tqdm: bool = True
@@ -73,7 +73,7 @@ class HarnessModel(TemplateLM):
         self, requests: Sequence[Instance], disable_tqdm: bool = False
     ) -> list[float]:
         """Return the log-likelihood of whole texts, in the harness's windows."""
-        texts = [self._tokens.encode(text).tolist() for (text,) in (r.args for r in requests)]
+        texts = [self._tokenizer.encode(text).tolist() for (text,) in (r.args for r in requests)]
         windows = [
             (i, Continuation(*make_disjoint_window(pair)))
             for i, text in enumerate(texts)
@@ -97,7 +97,9 @@ class HarnessModel(TemplateLM):
             self.cut_short += len(tokens) > self._writer.room(manner)
             questions.append(Question(tokens, manner))
         return self._with_bar(
-            len(questions), functools.partial(self._writer.answers, self._model, questions)
+            "writing",
+            len(questions),
+            functools.partial(self._writer.answers, self._model, questions),
         )
 
     def _loglikelihood_tokens(
@@ -112,16 +114,18 @@ class HarnessModel(TemplateLM):
 
     def _scores(self, continuations: Sequence[Continuation]) -> list[tuple[float, bool]]:
         scores = self._with_bar(
-            len(continuations), functools.partial(self._scorer.score, self._model, continuations)
+            "reading",
+            len(continuations),
+            functools.partial(self._scorer.score, self._model, continuations),
         )
         return [tuple(score) for score in scores]
 
     def _behind_end_of_text(self, tokens: Tokens) -> Tokens:
         return tokens if tokens[:1] == [self.eot_token_id] else [self.eot_token_id, *tokens]
 
-    def _with_bar(self, total: int, work: Callable[..., list[Any]]) -> list[Any]:
+    def _with_bar(self, name: str, total: int, work: Callable[..., list[Any]]) -> list[Any]:
         with (
             contextlib.redirect_stderr(self._errors),
-            StageBar("reading", total, "requests", show=self._show) as bar,
+            StageBar(name, total, "requests", show=self._show) as bar,
         ):
             return work(advance=bar.advance)

@@ -38,21 +38,25 @@ def library_version() -> str:
 
 
 @contextlib.contextmanager
-def as_its_command_does() -> Iterator[None]:
-    """Run it with the seeds of its own command, without its bars and without processes of its own.
+def as_its_command_does(*, show: bool = False) -> Iterator[None]:
+    """Run it with the seeds of its own command, and without processes of its own.
 
-    A process that has used jax must not be forked.
+    A process that has used jax must not be forked. Unless they are to be shown, its bars are not.
     """
     for name in (NAME, "datasets"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    importlib.import_module("datasets").disable_progress_bars()
+    datasets = importlib.import_module("datasets")
+    (datasets.enable_progress_bars if show else datasets.disable_progress_bars)()
     random_state, numpy_state = random.getstate(), np.random.get_state()
     random.seed(0)
     np.random.seed(1234)
     os.environ["DISABLE_MULTIPROC"] = "1"
-    unread = io.StringIO()
+    unread = contextlib.ExitStack()
+    if not show:
+        unread.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        unread.enter_context(contextlib.redirect_stdout(io.StringIO()))
     try:
-        with contextlib.redirect_stderr(unread), contextlib.redirect_stdout(unread):
+        with unread:
             yield
     finally:
         random.setstate(random_state)

@@ -30,7 +30,8 @@ def measure(
             "seconds": time.monotonic() - began,
             "requests_cut_short": model.cut_short - cut_short,
         }
-        numbers[task.name] = numbers.get(task.name, {}) | whole
+        # A tag, unlike a group, has no numbers of its own.
+        numbers[task.name] = numbers.get(task.name, {"metrics": {}}) | whole
         yield numbers
 
 
