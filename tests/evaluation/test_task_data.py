@@ -14,12 +14,13 @@ ROW = ["id", "One.", "Two, too.", "Three.", "Four.", "Good end.", "Bad end.", "2
 
 def put(folder, name, text=""):
     (folder / "task").mkdir(exist_ok=True)
-    (folder / "task" / name).write_text(text, encoding="utf-8-sig")
+    mark = "utf-8-sig" if name.endswith(".csv") else "utf-8"  # as spreadsheets write it
+    (folder / "task" / name).write_text(text, encoding=mark)
     return folder / "task" / name
 
 
 def test_each_split_has_a_file(tmp_path):
-    train, test = put(tmp_path, "train.jsonl"), put(tmp_path, "test.jsonl")
+    train, test = (put(tmp_path, f"{split}.jsonl", "{}\n") for split in ("train", "test"))
     put(tmp_path, "notes.txt")
     assert files_of(tmp_path, "task") == {"train": train, "test": test}
     fields = fields_of(tmp_path, "task", {}, tmp_path)
@@ -58,6 +59,19 @@ def test_a_table_that_lacks_columns(tmp_path):
     )
     put(tmp_path, "validation.csv")
     assert "lacks" in message_of(fields_of, tmp_path, "task", STORIES, tmp_path)
+
+
+def test_lines_that_are_no_rows(tmp_path):
+    def message(text):
+        put(tmp_path, "test.jsonl", text)
+        return message_of(fields_of, tmp_path, "task", {}, tmp_path)
+
+    file = tmp_path / "task" / "test.jsonl"
+    assert message("") == f"{file} has no rows"
+    for text in ("{}\nnot\n", "{}\n[1]\n", "{}\n\n{}\n"):
+        assert message(text).startswith(f"{file}: line 2 is no JSON object")
+    file.write_bytes(b"\xff\xfe{}")
+    assert message_of(fields_of, tmp_path, "task", {}, tmp_path) == f"{file} is not UTF-8"
 
 
 def test_names():

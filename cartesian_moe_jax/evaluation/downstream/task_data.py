@@ -30,9 +30,13 @@ def fields_of(folder: Path, task: str, columns: Mapping[str, str], scratch: Path
     """Return the fields of a task's definition that name its data.
 
     A CSV whose columns have other names (``columns``) is written to ``scratch`` with the
-    harness's. Raises UserError as ``files_of`` does, and for a CSV that lacks one.
+    harness's. Raises UserError as ``files_of`` does, for a CSV that lacks one, and for a line that
+    is no row.
     """
     files = files_of(folder, task)
+    for file in files.values():
+        if file.suffix == ".jsonl":
+            _check_lines(file)
     rows = {
         split: _as_jsonl(file, columns, scratch / f"{task}.{split}.jsonl")
         if file.suffix == ".csv"
@@ -49,6 +53,21 @@ def fields_of(folder: Path, task: str, columns: Mapping[str, str], scratch: Path
         },
         **{f"{name}_split": s if s in rows else None for name, s in splits.items()},
     }
+
+
+def _check_lines(file: Path) -> None:
+    count = 0
+    try:
+        with open(file, encoding="utf-8") as lines:
+            for count, line in enumerate(lines, 1):
+                if not isinstance(json.loads(line), dict):
+                    raise UserError(f"{file}: line {count} is no JSON object")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file}: line {count} is no JSON object") from error
+    if not count:
+        raise UserError(f"{file} has no rows")
 
 
 def _as_jsonl(file: Path, columns: Mapping[str, str], to: Path) -> Path:
