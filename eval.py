@@ -61,7 +61,10 @@ def _check_pairs() -> None:
     """Raise UserError for a flag that what was asked for does not read."""
     of_tasks, of_text = (TASKS_DATA, SHOTS, LIMIT), (CORPUS, SPLIT, STRIDE, MAX_TOKENS)
     reads_text = ROBUSTNESS.value or ROUTING_USE.value or not TASKS.value
+    if TASKS.present and not TASKS.value:
+        raise UserError("--tasks= is not allowed: `paper`, or names of the harness's tasks")
     for flags_of, is_read, why in (
+        ((PICTURE,), ROBUSTNESS.value, "goes with --robustness"),
         (of_tasks, TASKS.value, "goes with --tasks"),
         (of_text, reads_text, "does not go with --tasks: tasks have texts of their own"),
     ):
@@ -71,4 +74,4 @@ def _check_pairs() -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main, overrides.refusal)
+    command_line.run(main, overrides.refusal, "stopped")

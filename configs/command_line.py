@@ -19,9 +19,16 @@ Refusal = Callable[[str], str]
 """What is wrong with a flag that is not known; empty: nothing but that."""
 
 
-def run(main: Callable[[], int | None], refusal: Refusal = lambda name: "") -> None:
-    """Parse the command line, call ``main``, and exit with what it returns (None: 0)."""
-    app.run(lambda argv: _guarded(main), flags_parser=lambda argv: _parse(argv, refusal))
+def run(
+    main: Callable[[], int | None],
+    refusal: Refusal = lambda name: "",
+    stopped: str = "stopped: the same command continues",
+) -> None:
+    """Parse the command line, call ``main``, and exit with what it returns (None: 0).
+
+    ``stopped`` is what to say when Ctrl-C ends it.
+    """
+    app.run(lambda argv: _guarded(main, stopped), flags_parser=lambda argv: _parse(argv, refusal))
 
 
 def parsed(
@@ -55,7 +62,7 @@ def _parse(argv: Sequence[str], refusal: Refusal) -> list[str]:
         processes.end(WRONG_INPUT, str(error), error)
 
 
-def _guarded(main: Callable[[], int | None]) -> None:
+def _guarded(main: Callable[[], int | None], stopped: str) -> None:
     if not any("verbosity" in argument for argument in sys.argv[1:]):
         # Or Orbax writes pages, and its callbacks after a failed save more, beside our one line.
         logging.set_verbosity(logging.FATAL)
@@ -66,7 +73,7 @@ def _guarded(main: Callable[[], int | None]) -> None:
     except UserError as error:
         processes.end(WRONG_INPUT, str(error), error)
     except KeyboardInterrupt as interrupt:
-        print("stopped: the same command continues", file=sys.stderr)
+        print(stopped, file=sys.stderr)
         processes.end(INTERRUPTED, error=interrupt)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:

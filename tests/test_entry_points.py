@@ -94,6 +94,7 @@ def refused(tmp_path_factory):
         "another's field": ["eval.py", workdir, "--config.model.d_model=3"],
         "a field's value": ["eval.py", workdir, "--config.evaluation.batch_size=many"],
         "no tasks": ["eval.py", workdir, "--shots=3"],
+        "empty tasks": ["eval.py", workdir, "--tasks="],
         "text of tasks": ["eval.py", workdir, "--tasks=piqa", "--corpus=text:a.txt"],
     }
     running = {name: processes.start(*command) for name, command in commands.items()}
@@ -114,6 +115,7 @@ def refused(tmp_path_factory):
         ("another's field", ["--config.model.d_model is not allowed", "(batch_size, max_tokens)"]),
         ("a field's value", ["config.evaluation.batch_size", "many"]),
         ("no tasks", ["--shots=3 goes with --tasks"]),
+        ("empty tasks", ["--tasks= is not allowed"]),
         ("text of tasks", ["--corpus=text:a.txt does not go with --tasks"]),
     ],
 )

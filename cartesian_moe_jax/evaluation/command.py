@@ -50,13 +50,26 @@ def print_routing_use(place: Place, step: int | None, asked: Asked) -> None:
 
 
 def print_tasks(place: Place, step: int | None, asked: AskedTasks, changes: Changes) -> None:
-    """Print how downstream tasks are done; what is measured is kept after each of them."""
+    """Print how downstream tasks are done; what is measured is kept after each of them.
+
+    Beside it stays what was measured before of other tasks in the same way.
+    """
+    place.require_writable()
+    before = place.kept("downstream")
     result: dict[str, Any] = {}
     told = 0
     for result in tasks_of_run(place.workdir, step, asked, changes):
         for name in list(result["tasks"])[told:]:
             _note(line_of_task(name, result["tasks"][name]))
         told = len(result["tasks"])
-        place.keep("downstream", result, say_where=False)
+        place.keep("downstream", _joined(before, result), say_where=False)
     say(tasks_table(result["tasks"]))
-    place.keep("downstream", result)
+    place.keep("downstream", _joined(before, result))
+
+
+def _joined(before: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:
+    def setting(numbers: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in numbers.items() if name != "tasks"}
+
+    same = setting(before) == setting(result)
+    return result | {"tasks": {**(before["tasks"] if same else {}), **result["tasks"]}}

@@ -1,5 +1,6 @@
 """Where the numbers of an evaluation are kept."""
 
+import json
 from typing import Any, NamedTuple
 
 from cartesian_moe_jax.errors import UserError
@@ -26,6 +27,20 @@ class Place(NamedTuple):
         """Raise UserError if there is room for one result alone."""
         if self.to and self.to.suffix == FILE:
             raise UserError(f"--to={self.to} is one file, and there are two results: name a folder")
+
+    def require_writable(self) -> None:
+        """Raise UserError, in all processes, if the place that was asked for cannot be made."""
+        with agreed():
+            if is_first() and self.to:
+                make_folder(self._target("").parent)
+
+    def kept(self, name: str) -> dict[str, Any]:
+        """Return what was kept before; empty if there is nothing that can be read."""
+        try:
+            found = json.loads(self._target(name).read_text())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def keep(self, name: str, result: dict[str, Any], *, say_where: bool = True) -> None:
         """Write what was measured, and say where it is.

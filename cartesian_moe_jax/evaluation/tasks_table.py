@@ -33,14 +33,13 @@ def _short(value: float) -> str:
 
 
 def _row(name: str, metric: str, number: dict[str, Any], task: dict[str, Any]) -> tuple[str, ...]:
-    error, chance = number["stderr"], task.get("by_chance")
-    is_asked = metric in ("acc", "exact_match") and chance is not None
+    error, chance = number["stderr"], number.get("by_chance")
     return (
         name,
         metric,
         _short(number["value"]),
         "" if error is None else _short(error),
-        f"{chance:.2f}" if is_asked and chance else "",
+        f"{chance:.2f}" if chance else "",
         "" if task["shots"] is None else str(task["shots"]),
         "" if task["examples"] is None else f"{task['examples']:,}",
         f"{task['requests_cut_short']:,}" if "requests_cut_short" in task else "",

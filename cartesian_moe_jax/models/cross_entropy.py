@@ -75,6 +75,7 @@ def token_scores(
         better = (logits > at_target[..., None]) | (logits == at_target[..., None]) & wins_ties
         losses = jax.nn.logsumexp(logits, axis=-1) - at_target
         most_likely = ~jnp.any(better & (token < known), axis=-1) & (chunk.targets < known)
+        most_likely &= ~jnp.isnan(losses)  # of which all comparisons are false
         return TokenScores(losses, most_likely)
 
     scores = jax.lax.map(scores_of_chunk, _cut(hidden, targets, chunk))

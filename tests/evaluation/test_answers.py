@@ -104,6 +104,12 @@ def test_drawn_answers_are_the_same_again():
     assert first == again != answers([question("a", Manner((), 12, 0.0))])
 
 
+def test_the_same_question_is_answered_anew():
+    """In whichever batch."""
+    found = answers([question("a", Manner((), 12, 1000.0))] * 12, tokens=3 * WINDOW)
+    assert len(set(found)) == 12
+
+
 @pytest.mark.parametrize(
     "text, ends, expected",
     [("a.b,c", (",", "."), "a"), ("abc", (".",), "abc"), ("abc", (), "abc"), (".", (".",), "")],

@@ -13,6 +13,8 @@ import cartesian_moe_jax as cmoe
 from cartesian_moe_jax.evaluation import command, of_tasks
 from cartesian_moe_jax.evaluation.downstream import library
 from cartesian_moe_jax.evaluation.downstream import measured as measured_tasks
+from cartesian_moe_jax.evaluation.downstream.answers import Manner
+from cartesian_moe_jax.evaluation.downstream.continuation import Score
 from cartesian_moe_jax.evaluation.downstream.definitions import Defined, defined
 from cartesian_moe_jax.evaluation.downstream.measured import measure
 from cartesian_moe_jax.evaluation.of_tasks import AskedTasks, tasks_of_run
@@ -20,7 +22,7 @@ from cartesian_moe_jax.evaluation.place import Place
 from cartesian_moe_jax.evaluation.tasks_table import line_of_task, tasks_table
 from tests import several
 from tests.messages import message_of
-from tests.task_rows import LAMBADA, PIQA, QUESTIONS, write
+from tests.task_rows import LAMBADA, PIQA, QUESTIONS, WEBQS, write
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +75,11 @@ def test_a_choice_is_that_of_the_likelihoods(wide, rows):
     assert found["metrics"]["acc"]["value"] == right / len(PIQA)
     assert found["metrics"]["acc_norm"]["value"] == by_length / len(PIQA)
     assert (found["examples"], found["of"], found["shots"]) == (4, 4, 0)
-    assert found["requests_cut_short"] == 0 and found["by_chance"] == 0.5
+    assert found["requests_cut_short"] == 0
+    assert (
+        found["metrics"]["acc"]["by_chance"] == 0.5
+        and "by_chance" not in found["metrics"]["acc_norm"]
+    )
 
 
 def test_the_last_word(wide, rows):
@@ -103,9 +109,57 @@ def test_answers_are_compared_with_the_right_ones(wide, rows, monkeypatch):
         assert prompt.count("Q: what was ") == 2 and prompt.count("Q: what is ") == 1
 
 
-def test_examples_of_several_answers(wide, rows):
+def test_examples_of_several_answers(wide, rows, monkeypatch):
+    """WebQs: each example is one question with the first of its answers."""
+    asked = []
+
+    def score(self, model, continuations, advance):
+        asked.extend(wide.tokenizer.decode(each.context) for each in continuations)
+        return [Score(-1.0, True) for _ in continuations]
+
+    monkeypatch.setattr(of_tasks.Scorer, "score", score)
     found = measured(wide, ["webqs"], rows)["webqs"]
-    assert found["shots"] == 5 and 0 <= found["metrics"]["exact_match"]["value"] <= 1
+    assert (found["shots"], found["metrics"]["exact_match"]["value"]) == (5, 1.0)
+    answers = {row["question"]: row["answers"][0] for row in WEBQS}
+    for prompt in asked:
+        *examples, question = prompt.split("\n\n")
+        assert len(examples) == 5 and question.endswith("\nAnswer:")
+        for example in examples:
+            who, answer = example.removeprefix("Question: ").split("\nAnswer: ")
+            assert answer == answers[who]
+
+
+def request(kind, *arguments):
+    return library.library("api.instance").Instance(kind, {}, arguments, 0, ("task", 0, 1))
+
+
+def test_options_of_answers(lm, monkeypatch):
+    manners = []
+
+    def answers(self, model, questions, advance):
+        manners.extend(question.manner for question in questions)
+        return ["" for _ in questions]
+
+    monkeypatch.setattr(of_tasks.AnswerWriter, "answers", answers)
+
+    def write(**options):
+        lm.harness().generate_until([request("generate_until", "a", options)])
+        return manners[-1]
+
+    assert write(until=["\n", ""]) == Manner(("\n",), 256, 0.0)
+    assert write(until="x", max_new_tokens=3, do_sample=False, top_p=0.5) == Manner(("x",), 3, 0.0)
+    assert write(until=[], do_sample=True, temperature=0.5) == Manner((), 256, 0.5)
+    with pytest.raises(cmoe.UserError, match="top_k=3: not supported"):
+        write(until=[], do_sample=True, temperature=0.5, top_k=3)
+
+
+def test_a_continuation_whose_tokens_end_in_the_context_is_scored_itself(wide):
+    """As where a tokenizer merges the last letter before it with its first."""
+    pair = (("th", "e"), [1, 2], [])
+    [(log_likelihood, _)] = wide.harness()._loglikelihood_tokens([pair])
+    text = [wide.tokenizer.end_of_text, 1, 2]
+    logits = wide.logits([text])[0, -1]
+    assert log_likelihood == pytest.approx(float(jax.nn.log_softmax(logits)[ord("e")]), rel=1e-4)
 
 
 def test_whole_texts_in_windows(lm):
@@ -120,10 +174,7 @@ def test_whole_texts_in_windows(lm):
         for i in range(scored - start, window):
             total += float(log_probabilities[i, tokens[start + i + 1]])
         scored = start + window
-    request = library.library("api.instance").Instance(
-        "loglikelihood_rolling", {}, (text,), 0, ("task", 0, 1)
-    )
-    [found] = lm.harness().loglikelihood_rolling([request])
+    [found] = lm.harness().loglikelihood_rolling([request("loglikelihood_rolling", text)])
     assert found == pytest.approx(total, rel=1e-4)
 
 
@@ -158,6 +209,26 @@ def test_what_was_measured_is_kept_when_a_task_fails(finished_run, rows, tmp_pat
     assert list(json.loads((tmp_path / "downstream.json").read_text())["tasks"]) == ["piqa"]
 
 
+def test_other_tasks_of_the_same_kind_stay(finished_run, rows, tmp_path):
+    place = Place.of(finished_run.workdir, str(tmp_path))
+
+    def kept(name, limit):
+        command.print_tasks(place, None, AskedTasks(name, 0, limit, rows), {})
+        return list(json.loads((tmp_path / "downstream.json").read_text())["tasks"])
+
+    assert kept("lambada_openai", 2) == ["lambada_openai"]
+    assert kept("piqa", 2) == ["lambada_openai", "piqa"]
+    assert kept("piqa", 1) == ["piqa"], "of fewer questions"
+
+
+def test_a_place_that_cannot_be_made_is_found_first(tmp_path):
+    (tmp_path / "file").write_text("")
+    place = Place.of(tmp_path / "no_run", str(tmp_path / "file" / "a.json"))
+    assert str(tmp_path / "file") in message_of(
+        command.print_tasks, place, None, AskedTasks("no_such_task"), {}
+    )
+
+
 def test_examples_are_not_drawn_from_the_questions(rows):
     def enter(name, shots):
         with defined([name], rows, shots):
@@ -173,9 +244,9 @@ def test_wrong_tasks_are_found_before_a_model_is_read(tmp_path, rows, monkeypatc
     def first(names, folder):
         return next(tasks_of_run(tmp_path / "no_run", None, AskedTasks(names, data=folder), {}))
 
-    assert "no rows of 'hellaswag'" in message_of(first, "piqa,hellaswag", rows)
+    assert "no questions of 'hellaswag'" in message_of(first, "piqa,hellaswag", rows)
     (tmp_path / "piqa").mkdir()
-    (tmp_path / "piqa" / "validation.jsonl").write_text('{"goal": "g"}\n')
+    (tmp_path / "piqa" / "validation.jsonl").write_text('{"sol1": "g"}\n')
     assert message_of(first, "piqa", tmp_path).startswith("tasks='piqa': ")
     monkeypatch.setattr(library, "NAME", "no_such_library")
     assert "pip install -e '.[eval]'" in message_of(first, "piqa", rows)
@@ -211,7 +282,7 @@ def test_names_of_the_harness(tmp_path):
 def test_groups_have_numbers_of_their_own_and_tags_have_none(lm, monkeypatch):
     found = {
         "results": {
-            "exams": {"acc,none": 0.5, "acc_stderr,none": "N/A", "alias": "exams"},
+            "exams": {"acc,strict": 0.5, "acc,loose": 0.75, "acc_stderr,loose": 0.2},
             "first": {"acc,none": 0.25, "acc_stderr,none": 0.1, "alias": " - first"},
         },
         "n-samples": {"first": {"original": 9, "effective": 4}},
@@ -221,14 +292,18 @@ def test_groups_have_numbers_of_their_own_and_tags_have_none(lm, monkeypatch):
     harness, model = types.SimpleNamespace(evaluate=lambda *_, **__: found), lm.harness()
     monkeypatch.setattr(measured_tasks, "library", lambda name: harness)
     group, tag = measured_tasks.measure(model, [Defined("exams", {}), Defined("tag", {})], None)
-    assert group["exams"]["metrics"] == {"acc": {"value": 0.5, "stderr": None}}
+    assert group["exams"]["metrics"] == {
+        "acc (strict)": {"value": 0.5, "stderr": None},
+        "acc (loose)": {"value": 0.75, "stderr": 0.2},
+    }
     assert group["first"]["metrics"] == {"acc": {"value": 0.25, "stderr": 0.1}}
     assert [group["first"][each] for each in ("shots", "examples", "of", "version")] == [2, 4, 9, 3]
     assert "seconds" in group["exams"] and "seconds" not in group["first"]
     assert tag["tag"]["metrics"] == {} and tag["first"] == group["first"]
     table = tasks_table(group | tag)
-    assert [line.split()[:3] for line in table.splitlines()[1:]] == [
-        ["exams", "acc", "0.5000"],
-        ["first", "acc", "0.2500"],
+    assert [line.split()[:4] for line in table.splitlines()[1:]] == [
+        ["exams", "acc", "(strict)", "0.5000"],
+        ["exams", "acc", "(loose)", "0.7500"],
+        ["first", "acc", "0.2500", "0.1000"],
     ]
     assert line_of_task("first", group["first"]) == "first: acc 0.2500"

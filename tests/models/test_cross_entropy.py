@@ -123,3 +123,9 @@ def test_of_equally_likely_tokens_the_first_counts():
     same, targets = jnp.zeros_like(head), jnp.zeros((BATCH, SEQ), jnp.int32)
     assert token_scores(hidden, same, targets, 4, VOCAB).most_likely.all()
     assert not token_scores(hidden, same, targets + 1, 4, VOCAB).most_likely.any()
+
+
+def test_what_is_no_number_is_not_most_likely():
+    hidden, head, targets, _ = inputs()
+    losses, most_likely = token_scores(hidden.at[0, 3].set(jnp.nan), head, targets, 4, VOCAB)
+    assert jnp.isnan(losses[0, 3]) and not most_likely[0, 3]

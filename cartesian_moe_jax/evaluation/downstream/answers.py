@@ -55,7 +55,7 @@ class AnswerWriter:
         advance: Advance = lambda count: None,
     ) -> list[str]:
         """Return the answer to each. ``advance`` is told of so many more that are written."""
-        found = [""] * len(questions)
+        found, done = [""] * len(questions), 0
         for manner in dict.fromkeys(question.manner for question in questions):
             asked = [i for i, question in enumerate(questions) if question.manner == manner]
             asked.sort(key=lambda i: -len(questions[i].prompt))
@@ -66,9 +66,10 @@ class AnswerWriter:
                 now, asked = asked[:rows], asked[rows:]
                 prompts = [questions[i].prompt[-self.room(manner) :] for i in now]
                 for i, text in zip(
-                    now, self._written(model, prompts, manner, length, rows), strict=True
+                    now, self._written(model, prompts, manner, length, rows, done), strict=True
                 ):
                     found[i] = text
+                done += len(now)
                 advance(len(now))
         return found
 
@@ -79,6 +80,7 @@ class AnswerWriter:
         manner: Manner,
         length: int,
         rows: int,
+        seed: int,
     ) -> list[str]:
         def is_enough(tokens: Sequence[int]) -> bool:
             text = self._tokenizer.decode(tokens)
@@ -89,7 +91,7 @@ class AnswerWriter:
             prompts,
             manner.max_new_tokens,
             temperature=manner.temperature,
-            seed=0,
+            seed=seed,  # or what is asked twice may be answered twice the same
             end_of_text=self._tokenizer.end_of_text,
             stop=is_enough,
         )

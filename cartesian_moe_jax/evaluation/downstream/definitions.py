@@ -82,9 +82,16 @@ def _defined(
     name: str, file: Path | None, folder: Path | None, shots: int | None, scratch: Path
 ) -> Defined:
     task = PAPER_TASKS.get(name, _OTHER)
-    own = fields_of(folder, name, task.columns, scratch) if folder else {}
     try:
-        loaded = _loaded(name, file, {**task.repairs, **own}, scratch)
+        if file is None:
+            loaded = library("tasks").TaskManager().load([name])
+        else:
+            definition = _indexed(name, file, {}, scratch / "harness").task_index[name].cfg
+            fields = fields_of(folder, name, definition, task.table, scratch) if folder else {}
+            fields |= task.repairs if shots or (shots is None and task.shots) else {}
+            loaded = _indexed(name, file, fields, scratch / "ours").load([name])
+    except UserError:
+        raise
     except Exception as error:  # of any kind: datasets, the network, a definition's own code
         raise UserError(f"tasks={name!r}: {_cause(error)}{_hint(folder)}") from error
     asked = task.shots if shots is None and name in PAPER_TASKS else shots
@@ -107,7 +114,7 @@ def _require_examples(name: str, task: Any, *, own_rows: bool) -> None:
     if not shots:
         return
     given = getattr(task.get_config("fewshot_config"), "samples", None)
-    if own_rows and not (given or task.has_training_docs()):
+    if own_rows and not (given or task.has_training_docs() or task.get_config("fewshot_split")):
         raise UserError(
             f"tasks={name!r} with shots={shots} needs {name}/train.jsonl in tasks_data, to draw "
             "examples from; or shots=0"
@@ -117,15 +124,13 @@ def _require_examples(name: str, task: Any, *, own_rows: bool) -> None:
         raise UserError(f"tasks={name!r}: shots={shots} of {rows} rows: fewer wanted")
 
 
-def _loaded(name: str, file: Path | None, fields: dict[str, Any], scratch: Path) -> dict[str, Any]:
-    manager = library("tasks").TaskManager
-    if file is None:
-        return manager().load([name])
-    definition = scratch / name
-    definition.mkdir()
+def _indexed(name: str, file: Path, fields: dict[str, Any], scratch: Path) -> Any:
+    """Return a manager of one task: what ``file`` defines, with these fields."""
+    folder = scratch / name
+    folder.mkdir(parents=True)
     text = json.dumps({"include": str(file), "task": name, **fields})  # JSON is YAML
-    (definition / "definition.yaml").write_text(text)
-    return manager(include_path=str(definition), include_defaults=False).load([name])
+    (folder / "definition.yaml").write_text(text)
+    return library("tasks").TaskManager(include_path=str(folder), include_defaults=False)
 
 
 def _cause(error: Exception) -> str:

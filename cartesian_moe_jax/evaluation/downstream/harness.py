@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,12 +14,18 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from cartesian_moe_jax.data.progress import StageBar
 from cartesian_moe_jax.data.tokenizers import Tokenizer
+from cartesian_moe_jax.errors import UserError
 from cartesian_moe_jax.evaluation.downstream.answers import AnswerWriter, Manner, Question
 from cartesian_moe_jax.evaluation.downstream.continuation import Continuation, cut_short
 from cartesian_moe_jax.evaluation.downstream.scorer import Scorer
 from cartesian_moe_jax.models.language_model import LanguageModel
 
 Tokens = list[int]
+
+
+OF_DRAWING = {"top_p", "top_k", "min_p"}
+"""Options that mean nothing where the most likely token is taken."""
+UNDERSTOOD = {"until", "max_gen_toks", "do_sample", "temperature"}
 
 
 class HarnessModel(TemplateLM):
@@ -38,6 +45,8 @@ class HarnessModel(TemplateLM):
         show: bool,
     ):
         super().__init__()
+        # The harness would fork processes, which must not be done once jax is in use.
+        os.environ["DISABLE_MULTIPROC"] = "1"
         self._model, self._tokenizer, self._scorer, self._writer = model, tokenizer, scorer, writer
         self._show, self.cut_short = show, 0
         self._errors = sys.stderr  # for bars, while what the harness prints is not read
@@ -89,10 +98,7 @@ class HarnessModel(TemplateLM):
         """Return what the model writes after texts, up to what ends an answer."""
         questions = []
         for prompt, options in (request.args for request in requests):
-            asked = normalize_gen_kwargs(options)
-            manner = Manner(
-                tuple(asked["until"]), int(asked["max_gen_toks"]), float(asked["temperature"])
-            )
+            manner = _manner(options)
             tokens = self._behind_end_of_text(self.tok_encode(prompt))
             self.cut_short += len(tokens) > self._writer.room(manner)
             questions.append(Question(tokens, manner))
@@ -108,7 +114,11 @@ class HarnessModel(TemplateLM):
         disable_tqdm: bool = False,
         **kwargs: Any,
     ) -> list[tuple[float, bool]]:
-        wholes = [Continuation(self._behind_end_of_text(c), tokens) for _, c, tokens in requests]
+        wholes = [
+            # A pair of tokens may end beyond the context: then the text itself is scored.
+            Continuation(self._behind_end_of_text(context), tokens or self.tok_encode(text))
+            for (_, text), context, tokens in requests
+        ]
         self.cut_short += sum(cut_short(whole, self.max_length) for whole in wholes)
         return self._scores(wholes)
 
@@ -129,3 +139,15 @@ class HarnessModel(TemplateLM):
             StageBar(name, total, "requests", show=self._show) as bar,
         ):
             return work(advance=bar.advance)
+
+
+def _manner(options: dict[str, Any]) -> Manner:
+    """Return how an answer is written; raises UserError for an option that would be passed over."""
+    asked = normalize_gen_kwargs(options)
+    temperature = float(asked.get("temperature", 0.0))
+    unknown = asked.keys() - UNDERSTOOD - (set() if temperature else OF_DRAWING)
+    if unknown:
+        name = min(unknown)
+        raise UserError(f"the task's generation_kwargs have {name}={asked[name]}: not supported")
+    until = tuple(end for end in asked["until"] if end)
+    return Manner(until, int(asked["max_gen_toks"]), temperature)

@@ -1,6 +1,7 @@
 """Tasks measured one after the other, as plain numbers."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -36,23 +37,28 @@ def measure(
 
 
 def _numbers(found: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return what the harness found of a task or group, with the names of metrics alone."""
+    """Return what the harness found of a task or group.
+
+    A metric has its name alone, or, where answers are read in several ways, the way's beside it.
+    """
     of_task = found["results"][name]
+    keys = [key.split(",", 1) for key in of_task if "," in key]
+    keys = [(metric, each) for metric, each in keys if not metric.endswith("_stderr")]
+    several = {metric for metric, count in Counter(m for m, _ in keys).items() if count > 1}
     metrics = {}
-    for key, value in of_task.items():
-        metric, _, _ = key.partition(",")
-        if "," in key and not metric.endswith("_stderr"):
-            error = of_task.get(key.replace(metric, f"{metric}_stderr", 1))
-            metrics[metric] = {"value": float(value), "stderr": _number(error)}
+    for metric, each in keys:
+        shown = f"{metric} ({each})" if metric in several else metric
+        error = _number(of_task.get(f"{metric}_stderr,{each}"))
+        metrics[shown] = {"value": float(of_task[f"{metric},{each}"]), "stderr": error}
+    if name in PAPER_TASKS:
+        metrics[PAPER_TASKS[name].metric]["by_chance"] = PAPER_TASKS[name].by_chance
     counts = found.get("n-samples", {}).get(name, {})
-    by_chance = {"by_chance": PAPER_TASKS[name].by_chance} if name in PAPER_TASKS else {}
     return {
         "metrics": metrics,
         "shots": found.get("n-shot", {}).get(name),
         "examples": counts.get("effective"),
         "of": counts.get("original"),
         "version": found.get("versions", {}).get(name),
-        **by_chance,
     }
 
 

@@ -5,6 +5,15 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 
+class Table(NamedTuple):
+    """A CSV with other names of columns than the harness's."""
+
+    columns: Mapping[str, str]
+    """The harness's names."""
+    numbers: tuple[str, ...]
+    """Those, of the harness's, that are whole numbers."""
+
+
 class PaperTask(NamedTuple):
     """A task as the harness has it, and how the paper asks it."""
 
@@ -19,8 +28,8 @@ class PaperTask(NamedTuple):
     """The metric of a choice at random."""
     repairs: Mapping[str, Any] = MappingProxyType({})
     """Fields of the definition that need another value; see ``_ANSWERS_OF_WEBQS``."""
-    columns: Mapping[str, str] = MappingProxyType({})
-    """Where its data is given out as a CSV with other names of columns: the harness's names."""
+    table: Table | None = None
+    """The form in which its rows are given out, where that is a table."""
 
 
 _ANSWERS_OF_WEBQS = {
@@ -28,7 +37,8 @@ _ANSWERS_OF_WEBQS = {
     "doc_to_target": "answers",
     "doc_to_choice": None,
 }
-"""Or version 0.4.13 fails on WebQs' examples, each of which has several answers; it takes one."""
+"""Or version 0.4.13 fails on WebQs' examples, each of which has several answers; it takes one. Only
+where there are examples: without, the definition is the harness's."""
 
 _STORY_CLOZE = {
     "InputStoryid": "story_id",
@@ -46,7 +56,7 @@ PAPER_TASKS: Mapping[str, PaperTask] = MappingProxyType(
             "storycloze/storycloze_2016.yaml",
             "acc",
             by_chance=0.5,
-            columns=MappingProxyType(_STORY_CLOZE),
+            table=Table(MappingProxyType(_STORY_CLOZE), ("answer_right_ending",)),
         ),
         "winogrande": PaperTask("winogrande/default.yaml", "acc", by_chance=0.5),
         "triviaqa": PaperTask("triviaqa/default.yaml", "exact_match", shots=5),

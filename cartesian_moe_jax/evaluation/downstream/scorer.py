@@ -1,5 +1,6 @@
 """Log-likelihoods of many continuations, in batches of about equal numbers of tokens."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ FEW = 16
 """Tokens of a continuation that is scored beside others as short."""
 
 
-class Asked(NamedTuple):
+class Targets(NamedTuple):
     """Which tokens of each text are scored; the rest of each row is padding."""
 
     tokens: Int[Array, "batch scored"] | Int[np.ndarray, "batch scored"]
@@ -52,12 +53,14 @@ class Scorer:
         self._mesh, self._tokens, self.window = mesh, tokens, window
 
         def step(
-            model: LanguageModel, texts: Int[Array, "batch seq"], asked: Asked
+            model: LanguageModel, texts: Int[Array, "batch seq"], asked: Targets
         ) -> tuple[Float[Array, "batch"], Bool[Array, "batch"]]:
             hidden, _ = model.hidden(texts)
             before = jnp.take_along_axis(hidden, asked.positions[..., None], axis=1)
             head = model.head_in_use()
-            scores = token_scores(before, head, asked.tokens, loss_chunk, vocab_size)
+            # As many logits at a time as of a batch of whole windows.
+            chunk = max(1, loss_chunk * (tokens // window) // len(texts))
+            scores = token_scores(before, head, asked.tokens, chunk, vocab_size)
             likelihood = -jnp.sum(jnp.where(asked.is_one, scores.losses, 0.0), axis=1)
             return likelihood, jnp.all(scores.most_likely | ~asked.is_one, axis=1)
 
@@ -72,19 +75,21 @@ class Scorer:
         continuations: Sequence[Continuation],
         advance: Advance = lambda count: None,
     ) -> list[Score]:
-        """Return the score of each. ``advance`` is told of so many more that are read.
+        """Return the score of each. ``advance`` is told of so many more that are done.
 
         All processes score the same, and get all scores. What does not fit the window: ``fitted``.
         """
         parts = [(i, part) for i, c in enumerate(continuations) for part in fitted(c, self.window)]
         likelihoods = np.zeros(len(continuations))
         greedy = np.ones(len(continuations), bool)
+        left = Counter(index for index, _ in parts)
         for batch, size in self._batches(parts):
             found = self._scored(model, [part for _, part in batch], size)
             for (index, _), likelihood, is_greedy in zip(batch, *found, strict=False):
                 likelihoods[index] += likelihood
                 greedy[index] &= is_greedy
-            advance(len(batch))
+            left.subtract(index for index, _ in batch)
+            advance(sum(not left[index] for index in {index for index, _ in batch}))
         return [Score(float(n), bool(g)) for n, g in zip(likelihoods, greedy, strict=True)]
 
     def _batches(self, parts: list[Numbered]) -> Iterator[tuple[list[Numbered], _Size]]:
@@ -109,7 +114,7 @@ class Scorer:
         self, model: LanguageModel, batch: Sequence[Continuation], size: _Size
     ) -> tuple[Float[np.ndarray, "rows"], Bool[np.ndarray, "rows"]]:
         texts = np.zeros((size.rows, size.length), np.int32)
-        asked = Asked(
+        asked = Targets(
             *(np.zeros((size.rows, size.scored), kind) for kind in (np.int32, np.int32, bool))
         )
         for row, part in enumerate(batch):
@@ -118,7 +123,7 @@ class Scorer:
             asked.tokens[row, :count] = part.tokens
             asked.positions[row, :count] = np.arange(part.length - count, part.length)
             asked.is_one[row, :count] = True
-        narrow = Asked(*(self._placed(each) for each in asked))
+        narrow = Targets(*(self._placed(each) for each in asked))
         likelihoods, greedy = self._step(model, self._placed(texts), narrow)
         return np.asarray(likelihoods), np.asarray(greedy)
 
