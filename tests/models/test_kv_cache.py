@@ -112,7 +112,7 @@ def test_kernels_are_chosen_by_the_experts_of_one_layer(monkeypatch):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("exchange", ["", "gather"])
+@pytest.mark.parametrize("exchange", ["", pytest.param("gather", marks=pytest.mark.long)])
 def test_every_layout(layout, exchange):
     if exchange not in ("", *EXCHANGES[layout]):
         exchange = "local"

@@ -44,10 +44,10 @@ def test_layout_equals_one_device(case, skew):
 @pytest.mark.parametrize(
     "method, case",
     [
-        ("top_p", "data"),
+        pytest.param("top_p", "data", marks=pytest.mark.long),
         ("top_p", "expert_fsdp, all_to_all"),
-        ("hash", "expert, gather"),
-        ("fine_grained", "expert_tensor, ragged"),
+        pytest.param("hash", "expert, gather", marks=pytest.mark.long),
+        pytest.param("fine_grained", "expert_tensor, ragged", marks=pytest.mark.long),
     ],
 )
 def test_other_methods_equal_one_device(method, case):
