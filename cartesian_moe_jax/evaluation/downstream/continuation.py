@@ -10,7 +10,7 @@ class Continuation(NamedTuple):
     context: Sequence[int]
     """What the model sees first; at least one token."""
     tokens: Sequence[int]
-    """What is scored; at least one token."""
+    """What is scored; of none the score is 0."""
 
     @property
     def length(self) -> int:
